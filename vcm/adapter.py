@@ -1,0 +1,256 @@
+"""The Volumetric Conditioning Module: condition encoders, a U-Net at latent resolution, two heads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from monai.networks.nets import DiffusionModelUNet
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vcm.backbone import build_betas, build_network
+from vcm.config import AdapterConfig, ConditionEncoderConfig
+
+OUTPUT_CONVOLUTION_STD = 0.06
+"""MONAI starts its U-Net's last convolution at zero; below zero heads nothing but their bias would ever learn."""
+
+CONDITION_GAIN = 50.0
+"""A freshly initialised encoder turns a 0-or-1 map into features of about 0.02; beside latents and noise of about 1 a
+U-Net does not hear them, and learning stalls. The first convolution starts this much larger."""
+
+
+class VCM(nn.Module):
+    """Predicts how to scale and shift a frozen prior's noise estimate (Ahn et al., WACV 2025).
+
+    Conditions are encoded once, without time (`encode_condition`); each denoising step then calls the module with the
+    features. Without `normalize_heads` a new VCM is exactly the identity: scale and shift are zero.
+    """
+
+    output_levels: Tensor
+
+    def __init__(self, config: AdapterConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.condition_encoder.out_channels
+        self.condition_encoders = nn.ModuleDict(
+            {
+                name: ConditionEncoder(channels, config.condition_encoder)
+                for name, channels in config.condition_channels.items()
+            }
+        )
+        # Released weights have one modality and no projection.
+        self.projection: nn.Conv3d | None = None
+        if config.aggregation == "concat" and len(self.condition_encoders) > 1:
+            self.projection = nn.Conv3d(len(self.condition_encoders) * (width + 1), width, kernel_size=1)
+        self.unet: DiffusionModelUNet = build_network(DiffusionModelUNet, config.unet)
+        self.heads = Heads(
+            config.unet["out_channels"], config.head_channels, config.latent_channels, config.normalize_heads
+        )
+        if config.output_schedule is not None:
+            # In no weight file, so it must be real even where the module is built on the meta device.
+            alphas_cumprod = torch.cumprod(1.0 - build_betas(config.output_schedule), dim=0)
+            self.register_buffer("output_levels", alphas_cumprod.sqrt(), persistent=False)
+        output_convolution = self.unet.out[-1].conv
+        nn.init.normal_(output_convolution.weight, std=OUTPUT_CONVOLUTION_STD)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the conditions that this VCM was built for, in their order of concatenation."""
+        return tuple(self.config.condition_channels)
+
+    def encode_condition(self, conditions: Mapping[str, Tensor], keep: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Return the features (B, F, x, y, z) of the conditions given; any subset of the modalities will do.
+
+        Args:
+            conditions: each modality's tensor, (B, C, X, Y, Z), at full voxel resolution.
+            keep: for training, (B,) booleans a modality: False drops it from that sample (modality latent drop).
+
+        Raises:
+            ValueError: no condition, or one that this VCM does not know, or one with the wrong channels.
+        """
+        self._check(conditions)
+        some = next(iter(conditions.values()))
+        batch_size, device = some.shape[0], some.device
+        present = torch.zeros(batch_size, len(self.modalities), dtype=torch.bool, device=device)
+        features: list[Tensor | None] = []
+        for index, (name, encoder) in enumerate(self.condition_encoders.items()):
+            if name not in conditions:
+                features.append(None)
+                continue
+            kept = None if keep is None else keep.get(name)
+            present[:, index] = True if kept is None else kept.to(device)
+            features.append(_encode_kept(encoder, conditions[name], kept))  # (B, F, x, y, z)
+        if len(features) == 1 and keep is None:
+            return features[0]  # type: ignore[return-value]  # the only modality is present, or _check had refused
+        return self._aggregate(features, present)
+
+    def forward(self, latent: Tensor, epsilon: Tensor, features: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return eps_scale (gamma) and eps_shift (beta), each float32 (B, C, x, y, z).
+
+        Args:
+            latent: noisy latent z_t, (B, C, x, y, z).
+            epsilon: the prior's noise estimate at z_t, (B, C, x, y, z).
+            features: what `encode_condition` returned, (B, F, x, y, z).
+            timesteps: (B,) integers.
+        """
+        hidden = torch.cat([latent, epsilon, features], dim=1)  # (B, 2 C + F, x, y, z)
+        hidden = self.unet(hidden, timesteps=timesteps)  # (B, unet.out_channels, x, y, z)
+        eps_scale, eps_shift = (output.float() for output in self.heads(hidden))
+        if self.config.output_schedule is None:
+            return eps_scale, eps_shift
+        level = self.output_levels[timesteps].reshape(-1, 1, 1, 1, 1)
+        return eps_scale * level, eps_shift * level
+
+    def _aggregate(self, features: Sequence[Tensor | None], present: Tensor) -> Tensor:
+        """Join the modalities' features, zeroing those that are absent: (B, F, x, y, z)."""
+        like = next(f for f in features if f is not None)
+        flags = present.to(like.dtype)[:, :, None, None, None, None]  # (B, M, 1, 1, 1, 1)
+        stacked = torch.stack([torch.zeros_like(like) if f is None else f for f in features], dim=1) * flags
+        if self.projection is None:
+            return stacked.sum(dim=1) / flags.sum(dim=1).clamp(min=1.0)
+        planes = flags[:, :, 0].expand(-1, -1, *like.shape[2:])  # (B, M, x, y, z)
+        joined: Tensor = self.projection(torch.cat([stacked.flatten(1, 2), planes], dim=1))
+        return joined
+
+    def _check(self, conditions: Mapping[str, Tensor]) -> None:
+        if not conditions:
+            raise ValueError("At least one condition is needed.")
+        for name, tensor in conditions.items():
+            if name not in self.config.condition_channels:
+                known = ", ".join(self.modalities)
+                raise ValueError(f"This VCM knows no condition named {name}: it takes {known}.")
+            channels = self.config.condition_channels[name]
+            if tensor.ndim != 5 or tensor.shape[1] != channels:
+                raise ValueError(
+                    f"The condition {name} must have the shape (B, {channels}, X, Y, Z), got {list(tensor.shape)}."
+                )
+
+
+def _encode_kept(encoder: nn.Module, condition: Tensor, kept: Tensor | None) -> Tensor:
+    """Return the features (B, F, x, y, z) of the samples that are kept, 0 elsewhere.
+
+    What was dropped would be zeroed anyway, and encoding it is most of a training step on a CPU.
+    """
+    if kept is None or bool(kept.all()) or not bool(kept.any()):
+        features: Tensor = encoder(condition)
+        return features
+    chosen = kept.to(condition.device)
+    some = encoder(condition[chosen])
+    padded = some.new_zeros(len(condition), *some.shape[1:])
+    padded[chosen] = some
+    return padded
+
+
+class ConditionEncoder(nn.Module):
+    """Convolutions from a condition at full voxel resolution down to features at latent resolution.
+
+    It sees no time, so a run encodes its conditions once. Input (B, in_channels, X, Y, Z), output (B, F, x, y, z).
+    """
+
+    def __init__(self, in_channels: int, config: ConditionEncoderConfig) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv3d(in_channels, config.channels[0], kernel_size=3, padding=1)
+        with torch.no_grad():
+            self.conv_in.weight.mul_(CONDITION_GAIN)
+        self.down_blocks = nn.ModuleList()
+        width = config.channels[0]
+        for channels, num_res_blocks, downsample in zip(
+            config.channels, config.num_res_blocks, config.downsample, strict=True
+        ):
+            self.down_blocks.append(
+                DownBlock(width, channels, num_res_blocks, downsample, config.norm_num_groups, config.norm_eps)
+            )
+            width = channels
+
+    def forward(self, condition: Tensor) -> Tensor:
+        """Return the features (B, F, x, y, z) of one condition (B, in_channels, X, Y, Z), of any number type."""
+        hidden: Tensor = self.conv_in(condition.to(self.conv_in.weight.dtype))
+        for block in self.down_blocks:
+            hidden = block(hidden)
+        return hidden
+
+
+class DownBlock(nn.Module):
+    """One level of a condition encoder: residual blocks, then a residual block that halves the resolution."""
+
+    def __init__(
+        self, in_channels: int, channels: int, num_res_blocks: int, downsample: bool, num_groups: int, eps: float
+    ) -> None:
+        super().__init__()
+        widths = [in_channels] + [channels] * num_res_blocks
+        self.resnets = nn.ModuleList(
+            ResidualBlock(width, channels, num_groups, eps) for width in widths[:num_res_blocks]
+        )
+        self.downsampler = ResidualBlock(widths[-1], channels, num_groups, eps, down=True) if downsample else None
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return (B, channels, ...) at this level's resolution, halved where the level downsamples."""
+        for block in self.resnets:
+            hidden = block(hidden)
+        return hidden if self.downsampler is None else self.downsampler(hidden)
+
+
+class ResidualBlock(nn.Module):
+    """GroupNorm, SiLU, convolution, twice, around a shortcut; `down` averages pairs of voxels along each axis first."""
+
+    def __init__(self, in_channels: int, channels: int, num_groups: int, eps: float, down: bool = False) -> None:
+        super().__init__()
+        self.down = down
+        self.norm1 = nn.GroupNorm(num_groups, in_channels, eps=eps)
+        self.conv1 = nn.Conv3d(in_channels, channels, kernel_size=3, padding=1)
+        self.norm2 = nn.GroupNorm(num_groups, channels, eps=eps)
+        self.conv2 = nn.Conv3d(channels, channels, kernel_size=3, padding=1)
+        self.skip_connection = nn.Identity() if in_channels == channels else nn.Conv3d(in_channels, channels, 1)
+        # The block starts as its shortcut, as the published ones do.
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return (B, channels, ...), at half the resolution if `down`."""
+        residual = functional.silu(self.norm1(hidden))
+        if self.down:
+            hidden = functional.avg_pool3d(hidden, kernel_size=2)
+            residual = functional.avg_pool3d(residual, kernel_size=2)
+        residual = self.conv2(functional.silu(self.norm2(self.conv1(residual))))
+        output: Tensor = self.skip_connection(hidden) + residual
+        return output
+
+
+class Heads(nn.Module):
+    """Convolution and LeakyReLU, then one convolution for the scale and one for the shift, both zero at the start."""
+
+    def __init__(self, in_channels: int, hidden_channels: int, out_channels: int, normalize: bool) -> None:
+        super().__init__()
+        self.normalize = normalize
+        self.shared = nn.Conv3d(in_channels, hidden_channels, kernel_size=3, padding=1)
+        self.scale = nn.Conv3d(hidden_channels, out_channels, kernel_size=3, padding=1)
+        self.shift = nn.Conv3d(hidden_channels, out_channels, kernel_size=3, padding=1)
+        nn.init.kaiming_normal_(self.shared.weight)
+        for convolution in (self.scale, self.shift):
+            nn.init.zeros_(convolution.weight)
+            nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return eps_scale and eps_shift, each (B, out_channels, x, y, z)."""
+        hidden = functional.leaky_relu(self.shared(hidden))
+        scale, shift = self.scale(hidden), self.shift(hidden)
+        if self.normalize:
+            return functional.instance_norm(scale), functional.instance_norm(shift)
+        return scale, shift
+
+
+def modulate(epsilon: Tensor, eps_scale: Tensor, eps_shift: Tensor) -> Tensor:
+    """Return the controlled noise eps_hat = epsilon * (1 + gamma) + beta, all (B, C, x, y, z)."""
+    return epsilon * (1.0 + eps_scale) + eps_shift
+
+
+def draw_modality_keep(
+    modalities: Sequence[str], batch_size: int, drop_probability: float, generator: torch.Generator | None = None
+) -> dict[str, Tensor]:
+    """Draw a modality latent drop: which modalities each sample keeps, (B,) booleans each, at least one a sample."""
+    keep = torch.rand(batch_size, len(modalities), generator=generator) >= drop_probability
+    survivor = torch.randint(len(modalities), (batch_size,), generator=generator)
+    emptied = ~keep.any(dim=1)
+    keep[emptied, survivor[emptied]] = True
+    return {name: keep[:, index] for index, name in enumerate(modalities)}

@@ -1,0 +1,81 @@
+"""From the command line's NAME=FILE arguments to the cases of a run: one file a condition, or many."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SUFFIXES = (".nii.gz", ".nii")
+
+
+class CaseError(ValueError):
+    """Arguments that name no cases; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One volume to be generated: the files of its conditions, by modality name; `name` is None for a single case."""
+
+    name: str | None
+    files: dict[str, Path]
+
+
+def find_cases(arguments: Sequence[str]) -> list[Case]:
+    """Return the cases that arguments such as "tumor=lesion.nii.gz" stand for.
+
+    A folder stands for all NIfTI files in it, and so does a pattern such as "cohort/*_tumor.nii.gz" for those that it
+    matches: each file is a case, named after the file without a trailing "_tumor", or after its folder where files are
+    named alike. A single file beside many belongs to each of them. No argument at all is one case without conditions.
+
+    Raises:
+        CaseError: an argument has another form, names no file, or the files of two conditions do not pair up.
+    """
+    found: dict[str, list[Path]] = {}
+    for argument in arguments:
+        name, equals, pattern = argument.partition("=")
+        if not equals or not name or not pattern:
+            raise CaseError("A condition is given as NAME=FILE, for example tumor=lesion.nii.gz.")
+        if name in found:
+            raise CaseError(f"The condition {name} is given twice: give a folder or a pattern to make many volumes.")
+        found[name] = _find_files(name, pattern)
+    many = {name: files for name, files in found.items() if len(files) > 1}
+    if not many:
+        return [Case(None, {name: files[0] for name, files in found.items()})]
+    by_case = {name: _name_cases(name, files) for name, files in many.items()}
+    first, *others = by_case
+    for other in others:
+        if by_case[other].keys() != by_case[first].keys():
+            raise CaseError(f"The files for {first} and for {other} do not pair up: give both the same names.")
+    shared = {name: files[0] for name, files in found.items() if len(files) == 1}
+    return [
+        Case(case, shared | {name: files[case] for name, files in by_case.items()}) for case in sorted(by_case[first])
+    ]
+
+
+def _find_files(name: str, pattern: str) -> list[Path]:
+    path = Path(pattern)
+    if path.is_dir():
+        files = [file for file in path.iterdir() if file.name.endswith(SUFFIXES) and not file.name.startswith(".")]
+    elif path.exists():
+        files = [path]
+    else:
+        files = [Path(match) for match in glob.glob(pattern, recursive=True)]
+    if not files:
+        raise CaseError(f"No file was found for the condition {name}: check the path or the pattern.")
+    return sorted(files)
+
+
+def _name_cases(name: str, files: Sequence[Path]) -> dict[str, Path]:
+    stems = {_stem(file).removesuffix(f"_{name}"): file for file in files}
+    if len(stems) == len(files):
+        return stems
+    folders = {file.resolve().parent.name: file for file in files}
+    if len(folders) == len(files):
+        return folders
+    raise CaseError(f"Several files for the condition {name} are named alike: give each a name of its own.")
+
+
+def _stem(file: Path) -> str:
+    return next((file.name.removesuffix(suffix) for suffix in SUFFIXES if file.name.endswith(suffix)), file.stem)

@@ -1,0 +1,362 @@
+"""The command `vcm`: each subcommand validates, calls one function of the package, and says what it did."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from typer.exceptions import TyperException
+
+if TYPE_CHECKING:
+    from vcm.cases import Case
+    from vcm.pipeline import Pipeline
+    from vcm.request import GenerationRequest, GenerationResult
+
+# Nothing of torch, nibabel or Gradio is imported above: `vcm --help` answers at once.
+
+USER_ERROR = 2
+
+_log = logging.getLogger(__name__)
+app = typer.Typer(
+    name="vcm",
+    help="Control a frozen 3D diffusion model of brain MRI with what you draw. For research and teaching only.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 on success, 2 with one line on stderr for what a user can cause."""
+    try:
+        code = app(arguments, prog_name="vcm", standalone_mode=False)
+    except TyperException as error:
+        _fail(error.format_message())
+    except ValueError as error:  # what the package raises for what a user can cause
+        _log.debug("The command failed.", exc_info=True)
+        _fail(str(error))
+    except OSError as error:
+        _log.debug("The command failed.", exc_info=True)
+        _fail(f"The system refused: {error.strerror}." if error.strerror else str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("Interrupted.", code=130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+@app.callback()
+def configure(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens, errors in full.")] = False,
+) -> None:
+    """Set up logging before any command."""
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
+
+
+def _number(text: str) -> int | float | str:
+    """Read a number, and leave anything else to the request, whose sentence names the field and its range."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+ModelOption = Annotated[
+    str, typer.Option("--model", metavar="NAME|DIR", help="A model: mini, brainldm, or a folder with the same layout.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+PrecisionOption = Annotated[
+    str, typer.Option("--precision", help="float32, bfloat16, or auto (bfloat16 where the hardware is faster at it).")
+]
+OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to; made if it is missing.")]
+
+
+def _setting(name: str, text: str, default: str, metavar: str = "NUMBER") -> Any:
+    return typer.Option(name, metavar=metavar, parser=_number, help=text, show_default=default)
+
+
+@app.command()
+def generate(
+    out: OutOption,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option("--condition", metavar="NAME=FILE", help="What to follow; a folder or a pattern makes a batch."),
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", metavar="FILE", help="The recipe.json of an earlier run, to repeat it.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="NAME|DIR", help="mini, brainldm, or a folder.", show_default="mini, or the recipe's"
+        ),
+    ] = None,
+    steps: Annotated[Any, _setting("--steps", "Denoising steps, 1 to 1000.", "20")] = None,
+    guidance: Annotated[Any, _setting("--guidance", "Strength of the control, 0 to 10.", "1")] = None,
+    seed: Annotated[Any, _setting("--seed", "Of the noise, 0 to 4294967295.", "0")] = None,
+    sampler: Annotated[Any, _setting("--sampler", "unipc, ddim or dpmpp.", "unipc", "NAME")] = None,
+    control_start: Annotated[Any, _setting("--control-start", "Fraction where control begins.", "0")] = None,
+    control_end: Annotated[Any, _setting("--control-end", "Fraction where control ends.", "1")] = None,
+    sex: Annotated[Any, _setting("--sex", "female or male.", "female", "NAME")] = None,
+    age: Annotated[Any, _setting("--age", "Years, 44 to 82.", "63")] = None,
+    ventricular_volume: Annotated[Any, _setting("--ventricular-volume", "From 0 to 1.", "0.5")] = None,
+    brain_volume: Annotated[Any, _setting("--brain-volume", "From 0 to 1.", "0.5")] = None,
+    compare: Annotated[
+        bool | None,
+        typer.Option("--compare/--no-compare", help="Also the uncontrolled volume.", show_default="compare"),
+    ] = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+) -> None:
+    """Generate a volume that follows label maps, and the uncontrolled one of the same noise.
+
+    Writes controlled.nii.gz, uncontrolled.nii.gz, one condition_NAME.nii.gz each and recipe.json; with several masks,
+    each into a folder of its own.
+    """
+    given = {
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "seed": seed,
+        "sampler": sampler,
+        "control_start": control_start,
+        "control_end": control_end,
+        "sex": sex,
+        "age": age,
+        "ventricular_volume": ventricular_volume,
+        "brain_volume": brain_volume,
+        "compare": compare,
+    }
+    settings = {name: value for name, value in given.items() if value is not None}
+    if recipe is not None:
+        if condition or settings:
+            raise ValueError("A recipe holds its conditions and settings: give --recipe without any of them.")
+        _repeat(recipe, out, model, device)
+        return
+    _generate_all(condition or [], settings, out, model or "mini", device, precision)
+
+
+def _repeat(path: Path, out: Path, model: str | None, device: str) -> None:
+    from vcm.pipeline import Pipeline
+    from vcm.recipe import check_environment, load_recipe, model_name, request_from_recipe
+
+    recipe = load_recipe(path)
+    request = request_from_recipe(recipe)
+    precision = "bfloat16" if recipe["environment"].get("precision") == "bfloat16" else "float32"
+    pipeline = Pipeline.from_pretrained(model or model_name(recipe), device=device, precision=precision)
+    for note in check_environment(recipe, pipeline.environment):
+        typer.echo(note)
+    _generate_one(pipeline, request, out)
+
+
+def _generate_all(
+    conditions: list[str], settings: dict[str, Any], out: Path, model: str, device: str, precision: str
+) -> None:
+    from vcm.cases import find_cases
+    from vcm.pipeline import Pipeline
+    from vcm.request import GenerationRequest
+
+    cases = find_cases(conditions)
+    GenerationRequest(**settings)  # a wrong number is told before a model is loaded
+    single = len(cases) == 1 and cases[0].name is None
+    request = _load_request(cases[0], settings) if single else None
+    pipeline = Pipeline.from_pretrained(model, device=device, precision=precision)
+    if request is not None:
+        _generate_one(pipeline, request, out)
+        return
+    failed = 0
+    for number, case in enumerate(cases, start=1):
+        assert case.name is not None
+        typer.echo(f"{number} of {len(cases)}: {case.name}")
+        try:
+            _generate_one(pipeline, _load_request(case, settings), out / case.name)
+        except ValueError as error:  # one bad file does not cost the others
+            failed += 1
+            typer.echo(f"{case.name}: {error}", err=True)
+    if failed:
+        raise ValueError(f"{failed} of {len(cases)} volumes could not be generated.")
+
+
+def _load_request(case: Case, settings: dict[str, Any]) -> GenerationRequest:
+    from vcm.conditions import get_modality
+    from vcm.request import GenerationRequest
+    from vcm.volume import Volume
+
+    volumes = {name: Volume.load(file, labels=get_modality(name).kind == "labels") for name, file in case.files.items()}
+    return GenerationRequest(conditions=volumes, **settings)
+
+
+def _generate_one(pipeline: Pipeline, request: GenerationRequest, out: Path) -> None:
+    from tqdm import tqdm
+
+    from vcm.outputs import make_folder, write_result
+    from vcm.request import Preview
+
+    job = pipeline.plan(request)
+    make_folder(out)  # what can be refused is refused before the work
+    with tqdm(total=request.num_inference_steps, unit="step", file=sys.stdout, disable=None) as bar:
+        for event in pipeline.run(job):
+            if isinstance(event, Preview):
+                bar.update()
+            else:
+                result = pipeline.finish(job, event)
+    files = write_result(result, out)
+    for line in _summarize(result, files, out):
+        typer.echo(line)
+
+
+def _summarize(result: GenerationResult, files: list[Path], out: Path) -> list[str]:
+    notes = [note for volume in result.conditions.values() for note in volume.notes]
+    lines = [f"Note: {note}" for note in notes]
+    if result.adherence and "tumor" in result.adherence:
+        scores = result.adherence["tumor"]["controlled"]["dice"]
+        told = ", ".join(f"{region} {score:.2f}" for region, score in scores.items() if score is not None)
+        lines.append(f"Dice of the drawn and the generated tumor: {told or 'nothing was drawn'}.")
+    lines.append(f"Wrote {', '.join(file.name for file in files)} to {out} in {result.timings['total']:.1f} s.")
+    return lines
+
+
+@app.command()
+def simulate(
+    out: OutOption,
+    subjects: Annotated[int, typer.Option("--subjects", min=1, help="How many.")] = 12,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Of the first; 0 to 99999 are for training, to 199999 validation.")
+    ] = 200_000,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes.", show_default="one a core")
+    ] = None,
+) -> None:
+    """Simulate subjects with tumors: T1w, T2w, FLAIR, tumor and anatomy of each, and participants.tsv."""
+    _require_training_extra()
+    from vcm.outputs import make_folder
+    from vcm.simulate import write_cohort
+
+    make_folder(out)
+    write_cohort(out, subjects, seed, workers)
+    typer.echo(f"Wrote {subjects} subjects to {out}.")
+
+
+class Stage(StrEnum):
+    """The parts of a model that are trained one after the other."""
+
+    AUTOENCODER = "autoencoder"
+    DIFFUSION = "diffusion"
+    VCM = "vcm"
+    SEGMENTER = "segmenter"
+
+
+@app.command()
+def train(
+    stage: Annotated[Stage, typer.Argument(help="What to train; diffusion needs the autoencoder, vcm needs both.")],
+    out: OutOption,
+    model: ModelOption = "mini",
+    samples: Annotated[
+        int | None, typer.Option("--samples", min=1, help="Simulated subjects.", show_default="the shipped recipe's")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Optimizer steps.", show_default="the shipped recipe's")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run stopped.")] = False,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Train one part of a model on simulated subjects, and export it into the model folder."""
+    _require_training_extra()
+    from vcm.outputs import make_folder
+    from vcm.pipeline import choose_device
+    from vcm.train.stages import train as train_stage
+
+    train_stage(
+        stage.value,
+        make_folder(out),
+        model=model,
+        samples=samples,
+        steps=steps,
+        resume=resume,
+        device=str(choose_device(device)),
+    )
+    typer.echo(f"Trained {stage.value} in {out}.")
+
+
+@app.command()
+def evaluate(
+    out: OutOption,
+    model: ModelOption = "mini",
+    subjects: Annotated[int, typer.Option("--subjects", min=1, help="With a tumor, for adherence.")] = 32,
+    uncontrolled: Annotated[int, typer.Option("--uncontrolled", min=4, help="Samples of the prior alone.")] = 128,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the first subject; from 200000 on.")] = 200_000,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep what an earlier run measured.")] = False,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+) -> None:
+    """Measure a model on subjects that nothing was trained on; prints a table and writes evaluation.json."""
+    _require_training_extra()
+    from vcm.evaluate import EvaluationPlan
+    from vcm.evaluate import evaluate as measure
+    from vcm.outputs import make_folder
+    from vcm.pipeline import Pipeline
+
+    plan = EvaluationPlan(first_seed=seed, subjects=subjects, uncontrolled=uncontrolled)
+    pipeline = Pipeline.from_pretrained(model, device=device, precision=precision)
+    results = measure(pipeline, make_folder(out), plan, resume=resume)
+    for line in _tabulate(results["sections"]):
+        typer.echo(line)
+
+
+def _tabulate(figures: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield a line for every figure, with its interval where it has one; lists of raw values are left to the file."""
+    for name, value in figures.items():
+        label = f"{prefix}{name}"
+        if isinstance(value, dict) and "interval" in value:
+            figure, interval = value["value"], value["interval"]
+            told = "none" if figure is None else f"{figure:.3f}"
+            told += f"  [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
+            yield f"{label:50} {told}  n={value['count']}"
+        elif isinstance(value, dict):
+            yield from _tabulate(value, f"{label}.")
+        elif isinstance(value, int | float):
+            yield f"{label:50} {value:.3f}"
+
+
+@app.command()
+def doctor(
+    model: ModelOption = "mini",
+    device: DeviceOption = "auto",
+    record: Annotated[
+        bool, typer.Option("--record", help="First store the step to verify; for those who make a model.")
+    ] = False,
+) -> None:
+    """Show versions, weight hashes, devices and processor features, and verify one denoising step."""
+    from vcm.doctor import examine, record_step
+    from vcm.pretrained import find_model
+
+    if record:
+        record_step(find_model(model))
+    findings = examine(model, device)
+    for finding in findings:
+        typer.echo(f"{'ok ' if finding.healthy else 'BAD'} {finding.subject:28} {finding.found}")
+    ill = [finding.subject for finding in findings if not finding.healthy]
+    if ill:
+        raise ValueError(f"Not as it should be: {', '.join(ill)}.")
+
+
+def _require_training_extra() -> None:
+    try:
+        import nilearn  # noqa: F401
+    except ImportError:
+        raise ValueError('This needs the training extra: pip install "vcm-studio[train]".') from None
+
+
+def _fail(message: str, code: int = USER_ERROR) -> NoReturn:
+    typer.echo(f"vcm: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

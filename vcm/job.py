@@ -1,0 +1,83 @@
+"""What goes to where a run is computed and what comes back: plain values and CPU arrays, all picklable."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vcm.adherence import Segmentation
+from vcm.conditions import PreparedCondition
+from vcm.request import GenerationRequest
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One finished volume.
+
+    `array` is (X, Y, Z) float32 in [0, 1]; `segmentation` is what the model's segmenter finds in it, None where the
+    model has none.
+    """
+
+    array: NDArray[np.float32]
+    segmentation: Segmentation | None = None
+
+    def __post_init__(self) -> None:
+        for array in self._arrays():  # a sample may stay in a cache, where nobody may change it
+            array.flags.writeable = False
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Come back from a pickle, which forgets that arrays are read-only."""
+        self.__dict__.update(state)
+        self.__post_init__()
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(array.nbytes for array in self._arrays())
+
+    def _arrays(self) -> tuple[NDArray, ...]:
+        return (self.array, *(self.segmentation or ()))
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One validated run, with all that the caches knew already in it.
+
+    Attributes:
+        request: its settings; the conditions are below.
+        conditions: prepared, by modality name.
+        recipe: of the run; `vcm.recipe.recipe_key` tells whether its result is known.
+        context: the covariates as the model takes them, (1, 1, 4).
+        features: the encoded conditions, (1, F, x, y, z), where they are known.
+        uncontrolled: the uncontrolled sample of the same noise, where it is known.
+        wants_controlled: whether the control does anything; without it the result is the uncontrolled sample itself.
+        wants_uncontrolled: whether the result needs the uncontrolled sample.
+        features_key: under which the features are kept.
+        uncontrolled_key: under which the uncontrolled sample is kept.
+    """
+
+    request: GenerationRequest
+    conditions: Mapping[str, PreparedCondition]
+    recipe: dict[str, Any]
+    context: Tensor
+    features: Tensor | None
+    uncontrolled: Sample | None
+    wants_controlled: bool
+    wants_uncontrolled: bool
+    features_key: Hashable
+    uncontrolled_key: Hashable
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a job came to: the samples that were made, the features (1, F, x, y, z), and seconds by stage."""
+
+    controlled: Sample | None
+    uncontrolled: Sample | None
+    features: Tensor | None
+    timings: dict[str, float] = field(default_factory=dict)

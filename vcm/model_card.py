@@ -1,0 +1,345 @@
+"""The model card: what a model is, how it was made, and every figure of its evaluation beside its goal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from vcm import simulate
+from vcm.checkpoint import (
+    AUTOENCODER_FILE,
+    CONFIG_FILE,
+    DIFFUSION_FILE,
+    SEGMENTER_FILE,
+    SUMS_FILE,
+    VCM_FILE,
+    WHITENING,
+    CheckpointError,
+    verify_files,
+    write_bytes,
+)
+from vcm.config import ModelConfig
+from vcm.evaluate import EvaluationPlan
+from vcm.metrics import BOOTSTRAP_RESAMPLES, Estimate
+from vcm.train import adapter, autoencoder, diffusion, segmenter
+
+CARD_FILE = "README.md"
+
+TEMPLATE_NOTICE = (
+    "Copyright (C) 1993-2009 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological Institute, McGill "
+    "University. Permission to use, copy, modify, and distribute this software and its documentation for any purpose "
+    "and without fee is hereby granted, provided that the above copyright notice appear in all copies. The authors and "
+    "McGill University make no representations about the suitability of this software for any purpose. It is provided "
+    '"as is" without express or implied warranty. The authors are not responsible for any data loss, equipment damage, '
+    "property loss, or injury to subjects or patients resulting from the use or misuse of this software package."
+)
+
+_SECTIONS = ("autoencoder", "adherence", "priors")
+_ROLES = {
+    AUTOENCODER_FILE: "image compressor, a factor of 4 along each axis",
+    DIFFUSION_FILE: "diffusion network of the frozen backbone, with its whitening maps",
+    VCM_FILE: "the Volumetric Conditioning Module",
+    SEGMENTER_FILE: "independent judge, for measuring only",
+}
+_HEADER = """\
+---
+license: apache-2.0
+tags:
+  - medical-imaging
+  - mri
+  - brain
+  - 3d
+  - latent-diffusion
+  - controllable-generation
+  - simulated-data
+---
+"""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Bounds that a figure must keep; either may be missing."""
+
+    least: float = -math.inf
+    most: float = math.inf
+    unit: str = ""
+
+    def is_reached(self, value: float) -> bool:
+        """Whether a value keeps both bounds, themselves included."""
+        return self.least <= value <= self.most
+
+    def __str__(self) -> str:
+        if math.isinf(self.most):
+            return f"at least {self.least:g}{self.unit}"
+        if math.isinf(self.least):
+            return f"at most {self.most:g}{self.unit}"
+        return f"{self.least:g} to {self.most:g}{self.unit}"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the card's table: a measured figure, and its goal where it has one."""
+
+    name: str
+    estimate: Estimate
+    goal: Goal | None = None
+    unit: str = ""
+    digits: int = 3
+
+    @property
+    def verdict(self) -> str:
+        """ "reached" or "not reached", computed from the figure as measured; empty without a goal."""
+        if self.goal is None:
+            return ""
+        value = self.estimate["value"]
+        return "reached" if value is not None and self.goal.is_reached(value) else "**not reached**"
+
+    @property
+    def found(self) -> str:
+        """The figure with its interval."""
+        value, interval = self.estimate["value"], self.estimate["interval"]
+        if value is None:
+            return "could not be measured"
+        told = f"{value:.{self.digits}f}{self.unit}"
+        if interval is not None:
+            told += f" [{interval[0]:.{self.digits}f}, {interval[1]:.{self.digits}f}]"
+        return told
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        """Cells: name, found, count, goal, verdict."""
+        return self.name, self.found, str(self.estimate["count"]), str(self.goal or ""), self.verdict
+
+
+def write_model_card(folder: str | Path, evaluation: Mapping[str, Any]) -> Path:
+    """Write README.md of a model folder from what `vcm.evaluate.evaluate` measured; returns its path.
+
+    Args:
+        folder: of the model, with its weights and SHA256SUMS.
+        evaluation: the content of evaluation.json, all sections measured.
+
+    Raises:
+        ValueError: a section is missing, or the evaluation is of other weights than the folder's.
+        CheckpointError: a file of the model is missing or damaged.
+    """
+    folder = Path(folder)
+    missing = [name for name in _SECTIONS if name not in evaluation["sections"]]
+    if missing:
+        raise ValueError(f"The evaluation lacks the section {missing[0]!r}: run it to its end.")
+    for name, digest in verify_files(folder, [CONFIG_FILE, *_ROLES]).items():
+        if evaluation["weights"].get(name, digest) != digest:
+            raise ValueError(f"The evaluation is of another {name} than the folder's: evaluate this model.")
+    config = ModelConfig.from_json((folder / CONFIG_FILE).read_text())
+    figures = list(collect_figures(evaluation["sections"]))
+    parts = [
+        _HEADER,
+        _introduce(config),
+        _report_figures(figures, config, evaluation),
+        _report_sizes(evaluation["sections"]["adherence"]),
+        _tell_data(),
+        _tell_training(),
+        _list_files(folder),
+        _tell_licence(),
+    ]
+    path = folder / CARD_FILE
+    write_bytes(path, "\n".join(parts).encode())
+    return path
+
+
+def collect_figures(sections: Mapping[str, Any]) -> Iterator[Figure]:
+    """Yield every figure of an evaluation, beside its goal, in the order of the card."""
+    compressor, adherence, priors = (sections[name] for name in _SECTIONS)
+    clear, margin = f"{adherence['clear_lesion_mm']:g} mm", f"{adherence['margin_mm']:g} mm"
+    yield Figure("Autoencoder: PSNR, whole volume", compressor["psnr_whole_db"], Goal(26, unit=" dB"), " dB", 2)
+    yield Figure("Autoencoder: PSNR, inside the head", compressor["psnr_head_db"], None, " dB", 2)
+    yield Figure("Segmenter: whole-tumor Dice on originals", compressor["tumor_dice_originals"])
+    yield Figure("Segmenter: whole-tumor Dice after the round trip", compressor["tumor_dice_round_trip"])
+    yield Figure("Share of it that the round trip keeps", compressor["tumor_dice_kept"], Goal(0.9))
+    yield Figure(f"Whole-tumor Dice, lesions from {clear}", adherence["whole_tumor_dice"], Goal(0.75))
+    yield Figure("Whole-tumor Dice on originals (ceiling)", adherence["whole_tumor_ceiling"])
+    yield Figure("Share of that ceiling", adherence["share_of_ceiling"], Goal(0.85))
+    yield Figure("Whole-tumor Dice of the uncontrolled volume (floor)", adherence["whole_tumor_floor"], Goal(most=0.1))
+    yield Figure("Whole-tumor Dice with `anatomy` as well", adherence["whole_tumor_dice_with_anatomy"])
+    yield Figure("Tumor-core Dice", adherence["tumor_core_dice"])
+    yield Figure("Tumor-core Dice on originals (ceiling)", adherence["tumor_core_ceiling"])
+    yield Figure("Enhancing-tumor Dice", adherence["enhancing_dice"])
+    yield Figure("Enhancing-tumor Dice on originals (ceiling)", adherence["enhancing_ceiling"])
+    yield Figure("Tumor volume, drawn against generated: correlation", adherence["volume"]["correlation"])
+    yield Figure("Tumor volume, drawn against generated: slope", adherence["volume"]["slope"])
+    yield Figure("Ventricle Dice with `anatomy`", adherence["ventricle_dice"], Goal(0.85))
+    yield Figure("Ventricle Dice on originals (ceiling)", adherence["ventricle_ceiling"])
+    outside = f"Mean absolute change further than {margin} from the tumor"
+    yield Figure(outside, adherence["change_outside"], Goal(most=0.03), digits=4)
+    yield Figure("Mean absolute change inside the tumor", adherence["change_inside"], digits=4)
+    for name, title in (("ventricular_volume", "Ventricular"), ("brain_volume", "Brain")):
+        yield Figure(f"{title} volume, asked against measured: correlation", priors[name]["correlation"], Goal(0.8))
+        yield Figure(f"{title} volume, asked against measured: slope", priors[name]["slope"], Goal(0.7, 1.3))
+    yield Figure("Cubic-kernel MMD, generated to simulated", priors["mmd_generated"])
+    yield Figure("Cubic-kernel MMD, simulated to simulated", priors["mmd_simulated"])
+    yield Figure("MS-SSIM between generated subjects", priors["ms_ssim_generated"])
+    yield Figure("MS-SSIM between simulated subjects", priors["ms_ssim_simulated"])
+
+
+def _introduce(config: ModelConfig) -> str:
+    shape = " x ".join(str(size) for size in config.grid.shape)
+    modalities = " and ".join(f"`{name}`" for name in config.adapter.condition_channels)
+    return f"""\
+# {config.name}: a frozen 3D diffusion model of brain MRI, and a Volumetric Conditioning Module that steers it
+
+Draw a tumor, and the model makes a contrast-enhanced T1 volume ({shape} voxels of 2 mm) that has it there; the same
+noise without the drawing gives the same brain without the tumor. The conditions are {modalities}, alone or together.
+
+**The model has learned from simulated subjects made from one template. It is not clinical**: for research and teaching
+only, never for a diagnosis.
+
+```python
+from vcm import GenerationRequest, Pipeline, Volume
+
+pipeline = Pipeline.from_pretrained("{config.name}")
+result = pipeline(GenerationRequest(conditions={{"tumor": Volume.load("lesion.nii.gz", labels=True)}}, seed=7))
+```
+"""
+
+
+def _report_figures(figures: list[Figure], config: ModelConfig, evaluation: Mapping[str, Any]) -> str:
+    plan = evaluation["plan"]
+    short = [figure.name for figure in figures if "not" in figure.verdict]
+    goals = sum(figure.goal is not None for figure in figures)
+    told = f"{goals - len(short)} of {goals} goals are reached."
+    if short:
+        told += f" Not reached: {'; '.join(short)}."
+    table = _tabulate(("figure", "found [95 % interval]", "n", "goal", ""), (figure.row for figure in figures))
+    return f"""\
+## Figures
+
+```bash
+{_command(config, plan)}
+```
+
+Measured on simulated test subjects that nothing was trained on: {plan["subjects"]} with a tumor (from seed
+{plan["first_seed"]}), and {plan["uncontrolled"]} uncontrolled samples; {plan["num_inference_steps"]} steps, guidance
+{plan["guidance_scale"]:g}, {evaluation["precision"]}. Intervals are from {BOOTSTRAP_RESAMPLES} bootstrap resamples
+of the n subjects, or pairs of subjects. Dice is between what was drawn and what the independent segmenter finds; the
+ceiling is its Dice on the simulated subjects that the drawings come from. Intensities go from 0 to 1.
+
+{told}
+
+{table}"""
+
+
+def _command(config: ModelConfig, plan: Mapping[str, Any]) -> str:
+    """The command that gives the figures, with the options that are not its defaults."""
+    options = {"subjects": "--subjects", "uncontrolled": "--uncontrolled", "first_seed": "--seed"}
+    usual = EvaluationPlan()
+    asked = [f" {option} {plan[name]}" for name, option in options.items() if plan[name] != getattr(usual, name)]
+    return f"vcm evaluate --model {config.name}{''.join(asked)} --out evaluation"
+
+
+def _report_sizes(adherence: Mapping[str, Any]) -> str:
+    figures = [Figure(name, estimate) for name, estimate in adherence["by_size"].items()]
+    rows = ((figure.name, figure.found, str(figure.estimate["count"])) for figure in figures)
+    return f"""\
+Whole-tumor Dice by the diameter of the largest lesion, as a sphere of its volume:
+
+{_tabulate(("diameter", "Dice [95 % interval]", "n"), rows)}"""
+
+
+def _tell_data() -> str:
+    compressor, prior = autoencoder.AutoencoderRecipe(), diffusion.DiffusionRecipe()
+    control, judge = adapter.AdapterRecipe(), segmenter.SegmenterRecipe()
+    rows = [
+        ("autoencoder", _seeds(0, compressor.subjects), "with and without tumors", "compresses images"),
+        ("diffusion network", _seeds(diffusion.FIRST_SEED, prior.subjects), "tumor-free only", "is frozen afterwards"),
+        ("VCM", _seeds(0, control.subjects), "with and without tumors", "brings the tumor"),
+        ("segmenter", _seeds(segmenter.FIRST_SEED, judge.subjects), "with and without tumors", "only ever measures"),
+    ]
+    return f"""\
+## Data: simulated, from one template
+
+Every subject is the MNI ICBM 152 template under a random smooth deformation, with the contrasts of MRI drawn from its
+tissue fractions, a head around it and, in nine of ten, one to three tumors with BraTS labels (1 necrotic core, 2 edema,
+3 enhancing). There is no patient in the data. A subject is a function of its seed; those from
+{simulate.FIRST_TEST_SEED} on are for tests, and `vcm evaluate` refuses all others.
+
+{_tabulate(("part", "seeds", "subjects", "what it does"), rows)}
+
+The uncontrolled volume is therefore a healthy brain, since the diffusion network has never seen a tumor; the VCM
+changes only its prediction of the noise. The segmenter shares no subject with the others, and took no part in their
+training, in guidance or in the choice of a checkpoint.
+"""
+
+
+def _seeds(first: int, count: int) -> str:
+    return f"{first} to {first + count - 1}"
+
+
+def _tell_training() -> str:
+    steps = {
+        "autoencoder": autoencoder.AUTOENCODER_LOOP.steps,
+        "segmenter": segmenter.SEGMENTER_LOOP.steps,
+        "diffusion": diffusion.DIFFUSION_LOOP.steps,
+        "vcm": adapter.ADAPTER_LOOP.steps,
+    }
+    commands = "\n".join(f"vcm train {stage} --out model    # {count} steps" for stage, count in steps.items())
+    return f"""\
+## Training
+
+On two CPU cores, with the shipped commands, each of which goes on after being killed (`--resume`):
+
+```bash
+{commands}
+```
+"""
+
+
+def _list_files(folder: Path) -> str:
+    rows = []
+    for name, role in _ROLES.items():
+        size, parameters = (folder / name).stat().st_size, count_parameters(folder / name)
+        rows.append((f"`{name}`", f"{size / 1e6:.2f} MB", f"{parameters:,}", role))
+    return f"""\
+## Files
+
+Weights are in half precision; `{SUMS_FILE}` is checked at every load.
+
+{_tabulate(("file", "size", "parameters", "what it is"), rows)}"""
+
+
+def count_parameters(path: Path) -> int:
+    """Return how many numbers the weights in a safetensors file are, the whitening maps left out.
+
+    Raises:
+        CheckpointError: it is no safetensors file.
+    """
+    try:
+        with safe_open(path, framework="np") as weights:
+            names = [name for name in weights.keys() if name not in WHITENING]  # noqa: SIM118 (no mapping)
+            return sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path.name} is damaged or not a safetensors file.") from error
+
+
+def _tell_licence() -> str:
+    return f"""\
+## Licence and credits
+
+Apache-2.0. The method is the Volumetric Conditioning Module of Suhyun Ahn, Wonjung Park, Jihoon Cho, Seunghyuck Park
+and Jinah Park (WACV 2025, [arXiv 2410.21826](https://arxiv.org/abs/2410.21826)); this is an independent implementation.
+The shape of the latent and the covariates follow BrainLDM (Pinaya et al., 2022).
+
+The simulated subjects are made from the ICBM 152 nonlinear symmetric 2009a template (Fonov et al., NeuroImage 54, 2011;
+Fonov et al., NeuroImage 47, 2009), whose notice goes along:
+
+> {TEMPLATE_NOTICE}
+"""
+
+
+def _tabulate(titles: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """Return a Markdown table."""
+    lines = [titles, ("---",) * len(titles), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

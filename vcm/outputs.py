@@ -1,0 +1,59 @@
+"""A result as files in a folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from vcm.recipe import save_recipe
+from vcm.request import GenerationResult
+
+CONTROLLED_FILE = "controlled.nii.gz"
+UNCONTROLLED_FILE = "uncontrolled.nii.gz"
+CONDITION_FILE = "condition_{name}.nii.gz"
+RECIPE_FILE = "recipe.json"
+
+
+class OutputError(ValueError):
+    """A folder that cannot be written to; the message is one sentence."""
+
+
+def make_folder(folder: str | Path) -> Path:
+    """Return the folder, made where it was missing.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else "the disk refused"
+        raise OutputError(f"The output folder could not be made: {reason}.") from None
+    return path
+
+
+def write_result(result: GenerationResult, folder: str | Path) -> list[Path]:
+    """Write a result's volumes and its recipe, and return the files.
+
+    Each file appears whole or not at all, the recipe last: where there is a recipe, the volumes beside it are its own.
+    Files of an earlier result in the folder that this one does not have are removed.
+
+    Raises:
+        OutputError, VolumeError, RecipeError: the disk refuses.
+    """
+    path = make_folder(folder)
+    volumes = {CONTROLLED_FILE: result.controlled}
+    if result.uncontrolled is not None:
+        volumes[UNCONTROLLED_FILE] = result.uncontrolled
+    volumes |= {CONDITION_FILE.format(name=name): volume for name, volume in result.conditions.items()}
+    earlier = {*path.glob(CONDITION_FILE.format(name="*")), path / UNCONTROLLED_FILE, path / RECIPE_FILE}
+    try:
+        for file in earlier - {path / name for name in volumes}:
+            file.unlink(missing_ok=True)
+    except OSError:
+        raise OutputError("An earlier result in the output folder could not be replaced.") from None
+    for name, volume in volumes.items():
+        volume.save(path / name)
+    save_recipe(result.recipe, path / RECIPE_FILE)
+    return [*(path / name for name in volumes), path / RECIPE_FILE]

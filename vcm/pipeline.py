@@ -1,0 +1,381 @@
+"""Request in, previews and result out: the one place where all parts meet."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vcm.adherence import Segmentation, measure_adherence
+from vcm.cache import BoundedCache
+from vcm.checkpoint import SEGMENTER_FILE, LoadedModel, load_model, load_reference
+from vcm.conditions import PreparedCondition, clear_anatomy_in_tumor, prepare_condition
+from vcm.config import CovariateConfig, Grid, ModelConfig
+from vcm.job import Job, Outcome, Sample
+from vcm.memory import keep_freed_memory
+from vcm.precision import has_native_bfloat16, use_channels_last
+from vcm.pretrained import EMBEDDED, find_model
+from vcm.preview import LinearDecoder
+from vcm.recipe import Environment, build_recipe, hash_array
+from vcm.request import GenerationRequest, GenerationResult, Preview
+from vcm.sampler import Step, initial_noise, trajectory
+from vcm.volume import Volume
+
+if TYPE_CHECKING:
+    from vcm.segmenter import Segmenter
+
+PRECISIONS = ("float32", "bfloat16", "auto")
+
+MAX_FEATURE_BYTES = 2**26
+MAX_SAMPLE_BYTES = 2**27
+
+_log = logging.getLogger(__name__)
+
+
+class GenerationError(ValueError):
+    """A run that came to no usable volume; the message is one sentence."""
+
+
+class Pipeline:
+    """A loaded model, and everything between a request and its result.
+
+    A run has three parts, so that the middle one can happen elsewhere (in a fork that owns the GPU, say): `plan`
+    validates and looks into the caches, `run` computes, `finish` fills the caches and builds the result. `stream` and
+    calling the pipeline do all three. Only `run` touches the networks.
+
+    Every chain is sampled at batch 1 with a solver of its own, and nothing of one run is kept on the networks, so a
+    volume depends on its request alone: not on `compare`, on the caches, or on other runs.
+
+    Attributes:
+        config: of the model; `grid` is the voxel grid that every volume lies on.
+        backbone: the frozen latent diffusion model.
+        adapter: the VCM.
+        segmenter: the model's independent judge, which only ever measures; None where the model has none.
+        device: what the networks are on.
+        precision: what sampling computes in, "float32" or "bfloat16" (by autocast).
+    """
+
+    def __init__(self, model: LoadedModel, *, segmenter: Segmenter | None = None, precision: str = "float32") -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}.")
+        self.config: ModelConfig = model.config
+        self.backbone = model.backbone
+        self.adapter = model.adapter
+        self.device: torch.device = model.backbone.alphas_cumprod.device
+        if precision == "auto":
+            precision = "bfloat16" if has_native_bfloat16(self.device) else "float32"
+        self.precision = precision
+        self._hashes = dict(model.hashes)
+        self.segmenter = segmenter
+        self._preview_decoder: LinearDecoder | None = None
+        self._features: BoundedCache[Tensor] = BoundedCache(MAX_FEATURE_BYTES, lambda tensor: tensor.nbytes)
+        self._samples: BoundedCache[Sample] = BoundedCache(MAX_SAMPLE_BYTES, lambda sample: sample.num_bytes)
+        # Held for a step at a time and never across a yield: a run that is left half-way blocks nobody.
+        self._lock = Lock()
+        if precision == "bfloat16":
+            for network in (self.backbone, self.adapter):
+                use_channels_last(network)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path = EMBEDDED, device: str = "auto", precision: str = "auto") -> Self:
+        """Load a model.
+
+        Args:
+            name: "mini", which comes with the package, or a folder with the same layout.
+            device: "auto" (an accelerator where there is one), or a torch device such as "cpu" or "cuda".
+            precision: "float32", "bfloat16", or "auto" (bfloat16 where the hardware is faster at it).
+
+        Raises:
+            CheckpointError: there is no such model, or its files are damaged or do not fit together.
+            ValueError: there is no such device or precision.
+        """
+        folder = find_model(name)
+        chosen = choose_device(device)
+        keep_freed_memory()
+        return cls(load_model(folder, chosen), segmenter=_load_segmenter(folder, chosen), precision=precision)
+
+    @classmethod
+    def from_reference(cls, folder: str | Path, device: str = "auto") -> Self:
+        """Load a folder in the layout of the published code, with its config.json and three pickled weight files.
+
+        Raises:
+            CheckpointError: a file is missing, damaged, holds more than plain tensors, or does not fit.
+            ValueError: there is no such device.
+        """
+        return cls(load_reference(folder, choose_device(device)))
+
+    @property
+    def grid(self) -> Grid:
+        """The voxel grid of every condition and every result."""
+        return self.config.grid
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the conditions that this model takes."""
+        return self.adapter.modalities
+
+    @property
+    def environment(self) -> Environment:
+        """What a result depends on beside its request."""
+        threads = torch.get_num_threads() if self.device.type == "cpu" else None
+        return Environment(self.config.name, self._hashes, self.device.type, self.precision, threads)
+
+    def __call__(self, request: GenerationRequest) -> GenerationResult:
+        """Generate the volumes of a request; raises as `stream` does."""
+        for event in self.stream(request):
+            if isinstance(event, GenerationResult):
+                return event
+        raise AssertionError("a stream ends with its result")
+
+    def stream(self, request: GenerationRequest) -> Generator[Preview | GenerationResult, None, None]:
+        """Generate, yielding a Preview after every step and the GenerationResult last.
+
+        Closing the generator stops the work within one step.
+
+        Raises:
+            VolumeError: a condition does not lie on the model's grid, or holds values that are no labels of it.
+            ValueError: the model does not take a condition.
+            GenerationError: the volume came out with values that are not finite.
+        """
+        job = self.plan(request)
+        for event in self.run(job):
+            yield event if isinstance(event, Preview) else self.finish(job, event)
+
+    def reconstruct(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return an image (X, Y, Z) in [0, 1] on the model grid after the autoencoder's round trip."""
+        with self._computing():
+            return self._decode(self.backbone.encode(torch.from_numpy(image)[None, None].to(self.device)))
+
+    def plan(self, request: GenerationRequest) -> Job:
+        """Bring the conditions to the model's grid and collect what the caches know; touches no network.
+
+        Raises:
+            VolumeError, ValueError: as `stream` does.
+        """
+        conditions = self.prepare(request)
+        context = build_context(request, self.config.covariates)
+        wants_controlled = (
+            bool(conditions) and request.guidance_scale != 0.0 and request.control_start < request.control_end
+        )
+        wants_uncontrolled = request.compare or not wants_controlled
+        features_key = tuple((name, hash_array(prepared.volume.array)) for name, prepared in conditions.items())
+        uncontrolled_key = (
+            tuple(context.flatten().tolist()),
+            request.seed,
+            request.num_inference_steps,
+            request.sampler,
+        )
+        return Job(
+            request=replace(request, conditions={}),
+            conditions=conditions,
+            recipe=build_recipe(request, conditions, self.environment),
+            context=context,
+            features=self._features.get(features_key) if wants_controlled else None,
+            uncontrolled=self._samples.get(uncontrolled_key) if wants_uncontrolled else None,
+            wants_controlled=wants_controlled,
+            wants_uncontrolled=wants_uncontrolled,
+            features_key=features_key,
+            uncontrolled_key=uncontrolled_key,
+        )
+
+    def prepare(self, request: GenerationRequest) -> dict[str, PreparedCondition]:
+        """Return the request's conditions as the model takes them, by name in the model's order.
+
+        Raises:
+            VolumeError: a volume does not lie on the model's grid, or holds values that are no labels of it.
+            ValueError: the model does not take a condition.
+        """
+        for name in request.conditions:
+            if name not in self.modalities:
+                raise ValueError(
+                    f"The condition {name!r} is not available in this model: it takes {', '.join(self.modalities)}."
+                )
+        channels = self.config.adapter.condition_channels
+        prepared = {
+            name: prepare_condition(name, request.conditions[name], self.grid, num_labels=channels[name])
+            for name in self.modalities
+            if name in request.conditions
+        }
+        return clear_anatomy_in_tumor(prepared)
+
+    def run(self, job: Job) -> Generator[Preview | Outcome, None, None]:
+        """Compute a job, yielding a Preview after every step and the Outcome last.
+
+        Raises:
+            GenerationError: the volume came out with values that are not finite.
+        """
+        clock = _Clock()
+        features = job.features
+        if job.wants_controlled and features is None:
+            with self._computing(), clock.measure("encode"):
+                conditions = {name: prepared.tensor[None].to(self.device) for name, prepared in job.conditions.items()}
+                features = self.adapter.encode_condition(conditions).float().cpu()
+        chains: dict[str, Iterator[Step]] = {}
+        if job.wants_controlled:
+            chains["controlled"] = self._start_chain(job, features)
+        if job.wants_uncontrolled and job.uncontrolled is None:
+            chains["uncontrolled"] = self._start_chain(job, None)
+
+        latents: dict[str, Tensor] = {}
+        for number in range(1, job.request.num_inference_steps + 1) if chains else ():
+            with self._computing(), clock.measure("sample"):
+                steps = {name: next(chain) for name, chain in chains.items()}
+            latents = {name: step.latent for name, step in steps.items()}
+            for latent in latents.values():
+                _require_finite(latent)  # as early as can be: nothing mends it later
+            with self._computing(), clock.measure("preview"):
+                estimate = self._preview(next(iter(steps.values())))
+            yield Preview(number, job.request.num_inference_steps, estimate)
+
+        samples: dict[str, Sample] = {}
+        for name, latent in latents.items():
+            with self._computing(), clock.measure("decode"):
+                volume = self._decode(latent)
+            with self._lock, torch.no_grad(), clock.measure("segment"):
+                samples[name] = Sample(volume, self._segment(volume))
+        yield Outcome(samples.get("controlled"), samples.get("uncontrolled"), features, clock.read())
+
+    def finish(self, job: Job, outcome: Outcome) -> GenerationResult:
+        """Keep what a run made for later runs, and return its result."""
+        uncontrolled = outcome.uncontrolled or job.uncontrolled
+        controlled = outcome.controlled or uncontrolled
+        if controlled is None:
+            raise ValueError("The outcome does not belong to this job.")
+        if outcome.features is not None:
+            self._features.put(job.features_key, outcome.features)
+        if uncontrolled is not None:
+            self._samples.put(job.uncontrolled_key, uncontrolled)
+        compared = uncontrolled if job.request.compare else None
+        conditions = {name: prepared.volume for name, prepared in job.conditions.items()}
+        found = {"controlled": controlled.segmentation}
+        if compared is not None:
+            found["uncontrolled"] = compared.segmentation
+        return GenerationResult(
+            controlled=self._to_volume(controlled),
+            uncontrolled=None if compared is None else self._to_volume(compared),
+            conditions=conditions,
+            recipe=job.recipe,
+            adherence=measure_adherence(conditions, found),
+            timings=dict(outcome.timings),
+            segmentation=self._to_labels(controlled),
+        )
+
+    def _start_chain(self, job: Job, features: Tensor | None) -> Iterator[Step]:
+        request = job.request
+        return trajectory(
+            self.backbone,
+            self.adapter,
+            initial_noise(request.seed, self.config.latent_shape),
+            job.context,
+            features,
+            num_inference_steps=request.num_inference_steps,
+            sampler=request.sampler,
+            guidance_scale=request.guidance_scale,
+            control_start=request.control_start,
+            control_end=request.control_end,
+        )
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Own the networks, without gradients and at the chosen precision."""
+        half = self.precision == "bfloat16"
+        with self._lock, torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            yield
+
+    def _preview(self, step: Step) -> Volume:
+        clean = step.clean_latent
+        latent = self.backbone.denormalize(clean)
+        if self._preview_decoder is None:
+            # One real decode in the life of a pipeline; after that a preview takes a few milliseconds.
+            self._preview_decoder = LinearDecoder.fit(latent, self.backbone.decode(clean))
+        estimate = self._preview_decoder.decode(latent)
+        return Volume(estimate[0, 0].clamp(0.0, 1.0).float().cpu().numpy(), self.grid.affine)
+
+    def _decode(self, latent: Tensor) -> NDArray[np.float32]:
+        image = self.backbone.decode(latent)[0, 0]
+        _require_finite(image)
+        array: NDArray[np.float32] = image.clamp(0.0, 1.0).cpu().numpy()
+        return array
+
+    def _segment(self, volume: NDArray[np.float32]) -> Segmentation | None:
+        return None if self.segmenter is None else Segmentation(*self.segmenter.segment(volume))
+
+    def _to_volume(self, sample: Sample) -> Volume:
+        return Volume(sample.array, self.grid.affine)
+
+    def _to_labels(self, sample: Sample) -> dict[str, Volume] | None:
+        if sample.segmentation is None:
+            return None
+        return {name: Volume(labels, self.grid.affine) for name, labels in sample.segmentation._asdict().items()}
+
+
+def _require_finite(tensor: Tensor) -> None:
+    if not bool(torch.isfinite(tensor).all()):
+        raise GenerationError("The volume came out with values that are not finite: lower guidance_scale.")
+
+
+def build_context(request: GenerationRequest, covariates: CovariateConfig) -> Tensor:
+    """Return a request's covariates as the model takes them, float32 (1, 1, 4) in [0, 1].
+
+    Their order is sex (1 male), age, ventricular volume, brain volume.
+    """
+    youngest, oldest = covariates.age_years
+    values = [
+        float(request.sex == "male"),
+        (request.age - youngest) / (oldest - youngest),
+        request.ventricular_volume,
+        request.brain_volume,
+    ]
+    return torch.tensor(values, dtype=torch.float32).reshape(1, 1, -1)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return a torch device by its name; "auto" is an accelerator where there is one, else the CPU.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):  # what torch raises, depending on how it was built
+        raise ValueError("There is no such device here: choose auto, cpu or cuda.") from None
+    return device
+
+
+def _load_segmenter(folder: Path, device: torch.device) -> Segmenter | None:
+    if not (folder / SEGMENTER_FILE).is_file():
+        _log.info("The model has no segmenter: adherence is not measured.")
+        return None
+    from vcm.segmenter import Segmenter
+
+    return Segmenter.load(folder, device)
+
+
+class _Clock:
+    """Adds up seconds by stage, and in all since it was made."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._seconds: dict[str, float] = {}
+
+    def read(self) -> dict[str, float]:
+        return self._seconds | {"total": time.perf_counter() - self._started}
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self._seconds[stage] = self._seconds.get(stage, 0.0) + time.perf_counter() - started

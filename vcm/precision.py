@@ -1,0 +1,25 @@
+"""Which number format a device computes in fastest."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def has_native_bfloat16(device: torch.device | str) -> bool:
+    """Whether bfloat16 is faster than float32 there: on CUDA from Ampere on, and on CPUs with AVX512_BF16."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+
+
+def autocast(device: torch.device | str) -> torch.autocast:
+    """Return the context in which networks run in bfloat16 where the device does so natively, else in float32."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=has_native_bfloat16(device))
+
+
+def use_channels_last(network: nn.Module) -> None:
+    """Lay convolutions out as bfloat16 needs them on a CPU; in the usual layout it is slower than float32."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d):
+            module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]

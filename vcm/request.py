@@ -1,0 +1,162 @@
+"""What a user asks for, validated field by field, and what comes back."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from vcm.conditions import MODALITIES
+from vcm.volume import Volume
+
+SAMPLERS = ("unipc", "ddim", "dpmpp")
+SEXES = ("female", "male")
+
+GUIDANCE_SCALE_RANGE = (0.0, 10.0)
+NUM_INFERENCE_STEPS_RANGE = (1, 1000)
+SEED_RANGE = (0, 2**32 - 1)
+AGE_RANGE = (44.0, 82.0)  # years; the ages that the backbone was trained on
+
+
+@dataclass(frozen=True, eq=False)
+class GenerationRequest:
+    """One volume to be generated.
+
+    Attributes:
+        conditions: by modality name, each on any grid; none at all means no control.
+        guidance_scale: w in eps + w (eps_hat - eps), 0 (uncontrolled) to 10.
+        num_inference_steps: 1 to 1000.
+        seed: of the noise, 0 to 2^32 - 1.
+        sampler: "unipc", "ddim" or "dpmpp".
+        control_start: where the control sets in, as a fraction of the trajectory, 0 (pure noise) to `control_end`.
+        control_end: where it ends, up to 1 (the finished volume).
+        sex: "female" or "male".
+        age: in years, 44 to 82.
+        ventricular_volume: 0 to 1 of the range that the model was trained on.
+        brain_volume: 0 to 1 of the range that the model was trained on.
+        compare: whether to generate the uncontrolled volume of the same noise as well.
+
+    Raises:
+        ValueError: a value is of the wrong type or out of its range; the sentence names field, value and range.
+    """
+
+    conditions: dict[str, Volume] = field(default_factory=dict)
+    guidance_scale: float = 1.0
+    num_inference_steps: int = 20
+    seed: int = 0
+    sampler: str = "unipc"
+    control_start: float = 0.0
+    control_end: float = 1.0
+    sex: str = "female"
+    age: float = 63.0
+    ventricular_volume: float = 0.5
+    brain_volume: float = 0.5
+    compare: bool = True
+
+    def __post_init__(self) -> None:
+        self._set("conditions", _read_conditions(self.conditions))
+        self._set("guidance_scale", _read_number("guidance_scale", self.guidance_scale, *GUIDANCE_SCALE_RANGE))
+        self._set(
+            "num_inference_steps",
+            _read_whole("num_inference_steps", self.num_inference_steps, *NUM_INFERENCE_STEPS_RANGE),
+        )
+        self._set("seed", _read_whole("seed", self.seed, *SEED_RANGE))
+        self._set("sampler", _read_choice("sampler", self.sampler, SAMPLERS))
+        self._set("control_start", _read_number("control_start", self.control_start, 0.0, 1.0))
+        self._set("control_end", _read_number("control_end", self.control_end, 0.0, 1.0))
+        if self.control_start > self.control_end:
+            raise ValueError(
+                f"control_start is {self.control_start:g}; it must be at most control_end, which is "
+                f"{self.control_end:g}."
+            )
+        self._set("sex", _read_choice("sex", self.sex, SEXES))
+        self._set("age", _read_number("age", self.age, *AGE_RANGE, unit=" years"))
+        self._set("ventricular_volume", _read_number("ventricular_volume", self.ventricular_volume, 0.0, 1.0))
+        self._set("brain_volume", _read_number("brain_volume", self.brain_volume, 0.0, 1.0))
+        if not isinstance(self.compare, bool):
+            raise ValueError(f"compare is {_show(self.compare)}; it must be true or false.")
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True, eq=False)
+class Preview:
+    """A look at a volume in the making.
+
+    Attributes:
+        step: 1 to `num_inference_steps`, the step just done.
+        num_inference_steps: of the request.
+        estimate: of the finished volume as the model sees it now; float32 in [0, 1], on the model grid.
+    """
+
+    step: int
+    num_inference_steps: int
+    estimate: Volume
+
+
+@dataclass(frozen=True, eq=False)
+class GenerationResult:
+    """A generated volume with all that made it.
+
+    Attributes:
+        controlled: the volume, float32 in [0, 1], on the model grid.
+        uncontrolled: the same noise without any condition; None where the request did not compare.
+        conditions: by modality name, on the model grid, as the model took them.
+        recipe: all that is needed to generate the same voxels again; JSON.
+        adherence: how well the volume follows what was drawn; None where nothing can be measured.
+        timings: seconds by stage.
+        segmentation: what the model's own segmenter finds in the controlled volume, as label volumes by modality name
+            ("tumor", "anatomy"); None where the model has none.
+    """
+
+    controlled: Volume
+    uncontrolled: Volume | None
+    conditions: dict[str, Volume]
+    recipe: dict[str, Any]
+    adherence: dict[str, Any] | None = None
+    timings: dict[str, float] = field(default_factory=dict)
+    segmentation: dict[str, Volume] | None = None
+
+
+def _read_conditions(value: Any) -> dict[str, Volume]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"conditions is {_show(value)}; it must be a dictionary of volumes by condition name.")
+    for name, volume in value.items():
+        if name not in MODALITIES:
+            raise ValueError(f"conditions holds {_show(name)}; it must be one of {', '.join(MODALITIES)}.")
+        if not isinstance(volume, Volume):
+            raise ValueError(f"conditions[{name!r}] is of type {type(volume).__name__}; it must be a Volume.")
+    return dict(value)
+
+
+def _read_number(name: str, value: Any, low: float, high: float, unit: str = "") -> float:
+    if not _is_number(value) or not low <= value <= high:  # NaN compares with nothing
+        raise ValueError(f"{name} is {_show(value)}; it must be a number from {low:g} to {high:g}{unit}.")
+    return float(value)
+
+
+def _read_whole(name: str, value: Any, low: int, high: int) -> int:
+    # 20.0 is a whole number too: pages and JSON do not tell it from 20.
+    if not _is_number(value) or not low <= value <= high or value != int(value):
+        raise ValueError(f"{name} is {_show(value)}; it must be a whole number from {low} to {high}.")
+    return int(value)
+
+
+def _read_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} is {_show(value)}; it must be one of {', '.join(choices)}.")
+    return value
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, Real) and not isinstance(value, bool)  # to Python, a bool is a number
+
+
+def _show(value: object) -> str:
+    """Return a refused value, cut to a readable length; numpy's numbers without their type."""
+    return reprlib.repr(value.item() if isinstance(value, np.generic) else value)

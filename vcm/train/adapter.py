@@ -1,0 +1,204 @@
+"""Train a VCM on a frozen backbone: the paper's objective, with modality latent drop and region weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vcm import simulate
+from vcm.adapter import VCM, draw_modality_keep, modulate
+from vcm.backbone import Backbone
+from vcm.conditions import encode_one_hot
+from vcm.config import AdapterConfig
+from vcm.dataset import Cohort, simulated_cohort
+from vcm.precision import autocast, use_channels_last
+from vcm.train.diffusion import stratified_timesteps
+from vcm.train.latents import cached_tensor, encode_images
+from vcm.train.loop import LoopConfig, run_loop
+
+ADAPTER_LOOP = LoopConfig(
+    steps=2400, learning_rate=2.5e-3, warmup_steps=50, save_every=100, validate_every=200, ema_decay=0.995
+)
+
+
+@dataclass(frozen=True)
+class AdapterRecipe:
+    """What a VCM learns from, and how.
+
+    - `drop_probability`: of each modality in each sample (modality latent drop); one always stays.
+    - `tumor_weight`: of latent cells inside the tumor, beside 1 elsewhere; lesions fill few cells.
+    - `regularization`: lambda of the paper, on the mean magnitude of scale and shift.
+    """
+
+    subjects: int = 320
+    loop: LoopConfig = ADAPTER_LOOP
+    batch_size: int = 4
+    drop_probability: float = 0.35
+    tumor_weight: float = 25.0
+    regularization: float = 1e-3
+
+
+def train_adapter(
+    out: str | Path,
+    backbone: Backbone,
+    config: AdapterConfig,
+    *,
+    recipe: AdapterRecipe | None = None,
+    resume: bool = False,
+    device: str = "cpu",
+    cache: str | Path | None = None,
+) -> VCM:
+    """Train on simulated subjects with tumors, seen as they are and mirrored; returns the averaged VCM.
+
+    Args:
+        out: folder for state, log and latents.
+        backbone: frozen; no gradient reaches it.
+        cache: folder for the simulated cohort, `out` by default.
+    """
+    recipe = recipe or AdapterRecipe()
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    backbone = backbone.to(device)
+    use_channels_last(backbone)
+    pairs = _Pairs(folder / "training", simulated_cohort(cache or out, range(recipe.subjects)), backbone, device)
+    first = simulate.VALIDATION_SEEDS.start
+    held_out = _Pairs(folder / "held-out", simulated_cohort(cache or out, range(first, first + 8)), backbone, device)
+    torch.manual_seed(recipe.loop.seed)
+    adapter = VCM(config)
+
+    def loss_function(network: VCM, step: int, random: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        chosen = torch.multinomial(pairs.sampling_weights, recipe.batch_size, generator=random).tolist()
+        return _loss(network, backbone, pairs, chosen, recipe, random, device)
+
+    def validate(network: VCM, step: int) -> dict[str, float]:
+        random = torch.Generator().manual_seed(1)
+        totals: dict[str, float] = {}
+        for start in range(0, len(held_out), 4):
+            chosen = list(range(start, start + 4))
+            _, figures = _loss(network, backbone, held_out, chosen, recipe, random, device)
+            totals = {name: totals.get(name, 0.0) + 4 * value / len(held_out) for name, value in figures.items()}
+        return totals
+
+    return run_loop(adapter, loss_function, recipe.loop, out, resume=resume, device=device, validate=validate)
+
+
+def _loss(
+    adapter: VCM,
+    backbone: Backbone,
+    pairs: _Pairs,
+    chosen: list[int],
+    recipe: AdapterRecipe,
+    random: torch.Generator,
+    device: str,
+) -> tuple[Tensor, dict[str, float]]:
+    """The objective on some pairs, and the squared errors inside and outside the tumor beside the prior's own."""
+    latent, context, tumor_share, conditions = pairs.batch(chosen, random)
+    noise = torch.randn(latent.shape, generator=random).to(device)
+    timesteps = stratified_timesteps(len(latent), len(backbone.alphas_cumprod), random).to(device)
+    noisy = backbone.add_noise(latent, noise, timesteps)
+    with torch.no_grad():
+        epsilon = backbone.predict_epsilon(noisy, timesteps, context)
+    keep = draw_modality_keep(tuple(conditions), len(latent), recipe.drop_probability, random)
+    features = adapter.encode_condition(conditions, keep=keep)
+    eps_scale, eps_shift = adapter(noisy, epsilon, features, timesteps)
+    controlled = modulate(epsilon, eps_scale, eps_shift)
+
+    # An error of epsilon over sqrt(a_t) is one of v: without it, what forms the lesion at high noise has no weight.
+    level = backbone.alphas_cumprod[timesteps].sqrt().reshape(-1, 1, 1, 1, 1)
+    error = ((controlled - noise) / level) ** 2
+    weight = 1 + (recipe.tumor_weight - 1) * tumor_share
+    size = (eps_scale.abs().mean() + eps_shift.abs().mean()) / level.mean()
+    loss = (weight * error).sum() / (weight.sum() * error.shape[1]) + recipe.regularization * size
+
+    with torch.no_grad():
+        prior = ((epsilon - noise) / level) ** 2
+        inside, outside = tumor_share.expand_as(error), (1 - tumor_share).expand_as(error)
+        figures = {
+            "inside": _mean(error, inside),
+            "inside_prior": _mean(prior, inside),
+            "outside": _mean(error, outside),
+            "outside_prior": _mean(prior, outside),
+        }
+    return loss, figures
+
+
+def _mean(values: Tensor, weights: Tensor) -> float:
+    return ((values * weights).sum() / weights.sum().clamp_min(1e-6)).item()
+
+
+class _Pairs:
+    """Normalised latents of a cohort and its mirror image, with the conditions that belong to them."""
+
+    def __init__(self, prefix: Path, cohort: Cohort, backbone: Backbone, device: str) -> None:
+        self.cohort = cohort
+        self.device = device
+        images = cohort.images["t1"]
+        means = [
+            cached_tensor(
+                prefix.with_name(f"latents-{prefix.name}-{len(cohort)}{'-mirrored' * mirrored}.pt"),
+                partial(encode_images, backbone.autoencoder, images, device, mirrored),
+            )
+            for mirrored in (False, True)
+        ]
+        self.latents = backbone.normalize(torch.cat(means).to(device))
+        self.contexts = torch.from_numpy(cohort.context.copy())[:, None].to(device)  # (N, 1, 4)
+        # Most tumors fill a few dozen of eleven thousand latent cells: seen evenly, they teach little in a step.
+        sizes = torch.tensor([float(np.count_nonzero(tumor)) for tumor in cohort.tumor])
+        self.sampling_weights = (sizes + sizes.mean() / 4).repeat(2)
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def batch(self, chosen: list[int], random: torch.Generator) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """Return latents, contexts, the tumor's share of each latent cell (B, 1, x, y, z), and the conditions."""
+        conditions: dict[str, list[Tensor]] = {"tumor": [], "anatomy": []}
+        for index in chosen:
+            subject, mirrored = index % len(self.cohort), index >= len(self.cohort)
+            tumor = np.asarray(self.cohort.tumor[subject])
+            # A person draws on healthy anatomy, but a tumor has pushed tissue away: show both.
+            before = bool(torch.rand(1, generator=random) < 0.5)
+            anatomy = np.asarray((self.cohort.anatomy_before if before else self.cohort.anatomy)[subject])
+            anatomy = np.where(tumor > 0, 0, anatomy)
+            for name, labels, count in (("tumor", tumor, 3), ("anatomy", anatomy, 4)):
+                oriented = labels[::-1].copy() if mirrored else labels
+                conditions[name].append(encode_one_hot(oriented, count))
+        stacked = {
+            name: torch.stack(tensors).to(self.device).contiguous(memory_format=torch.channels_last_3d)
+            for name, tensors in conditions.items()
+        }
+        latent = self.latents[chosen]
+        width, height, depth = latent.shape[2:]
+        share = functional.adaptive_avg_pool3d(stacked["tumor"].sum(1, keepdim=True), (width, height, depth))
+        context = self.contexts[[index % len(self.cohort) for index in chosen]]
+        return latent, context, share, stacked
+
+
+def measure_overhead(backbone: Backbone, adapter: VCM, repeats: int = 9) -> float:
+    """Return the VCM's time a step over the backbone's, medians of interleaved single-thread runs on the CPU."""
+    import time
+
+    shape = (1, *backbone.latent_shape)
+    latent, timesteps, context = torch.randn(shape), torch.tensor([500]), torch.rand(1, 1, 4)
+    width = adapter.config.condition_encoder.out_channels
+    features = torch.randn(1, width, *shape[2:])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    times: dict[str, list[float]] = {"backbone": [], "adapter": []}
+    try:
+        with torch.no_grad(), autocast("cpu"):
+            for _ in range(repeats):
+                start = time.process_time()
+                epsilon = backbone.predict_epsilon(latent, timesteps, context)
+                middle = time.process_time()
+                adapter(latent, epsilon, features, timesteps)
+                times["backbone"].append(middle - start)
+                times["adapter"].append(time.process_time() - middle)
+    finally:
+        torch.set_num_threads(threads)
+    return float(np.median(times["adapter"]) / np.median(times["backbone"]))

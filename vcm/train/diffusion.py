@@ -1,0 +1,116 @@
+"""Train the diffusion network of the backbone, on tumor-free subjects only, as BrainLDM was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from monai.networks.nets import DiffusionModelUNet
+from torch import Tensor, nn
+
+from vcm import simulate
+from vcm.backbone import Backbone
+from vcm.config import ModelConfig
+from vcm.dataset import simulated_cohort
+from vcm.precision import use_channels_last
+from vcm.train.latents import cached_tensor, encode_images, measure_whitening
+from vcm.train.loop import LoopConfig, run_loop
+
+FIRST_SEED = 10_000
+"""Seeds below are for the autoencoder and the VCM, so that the backbone has not seen their anatomies."""
+
+
+DIFFUSION_LOOP = LoopConfig(steps=3300, learning_rate=6e-4, save_every=250, validate_every=550, ema_decay=0.999)
+
+
+@dataclass(frozen=True)
+class DiffusionRecipe:
+    """What the diffusion network learns from, and for how long."""
+
+    subjects: int = 800
+    loop: LoopConfig = DIFFUSION_LOOP
+    batch_size: int = 4
+
+
+def train_diffusion(
+    out: str | Path,
+    config: ModelConfig,
+    autoencoder: nn.Module,
+    *,
+    recipe: DiffusionRecipe | None = None,
+    resume: bool = False,
+    device: str = "cpu",
+    cache: str | Path | None = None,
+) -> Backbone:
+    """Train on whitened latents of simulated tumor-free subjects; returns the backbone with averaged weights.
+
+    Args:
+        out: folder for state, log and latents.
+        autoencoder: the trained one; it stays as it is.
+        cache: folder for the simulated cohort, `out` by default.
+    """
+    recipe = recipe or DiffusionRecipe()
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    backbone = Backbone(config.backbone, config.latent_shape).to(device)
+    backbone.autoencoder.load_state_dict(autoencoder.state_dict())
+    use_channels_last(backbone)
+
+    cohorts = {
+        "training": range(FIRST_SEED, FIRST_SEED + recipe.subjects),
+        "validation": range(simulate.VALIDATION_SEEDS.start + 100, simulate.VALIDATION_SEEDS.start + 132),
+    }
+    latents, contexts = {}, {}
+    for name, seeds in cohorts.items():
+        cohort = simulated_cohort(cache or out, seeds, ("t1",), with_tumor=False)
+        images = cohort.images["t1"]
+        latents[name] = cached_tensor(
+            folder / f"latents-{name}-{len(seeds)}.pt",
+            partial(encode_images, backbone.autoencoder, images, device),
+        )
+        contexts[name] = torch.from_numpy(cohort.context.copy())[:, None]  # (N, 1, 4)
+    if config.backbone.whitening:
+        backbone.set_whitening(*(part.to(device) for part in measure_whitening(latents["training"])))
+    latents = {name: backbone.normalize(means.to(device)) for name, means in latents.items()}
+
+    def loss_function(
+        network: DiffusionModelUNet, step: int, random: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        chosen = torch.randint(len(latents["training"]), (recipe.batch_size,), generator=random)
+        loss = _loss(backbone, latents["training"][chosen], contexts["training"][chosen], random, device)
+        return loss, {}
+
+    def validate(network: DiffusionModelUNet, step: int) -> dict[str, float]:
+        backbone.diffusion = network
+        random = torch.Generator().manual_seed(1)
+        count = len(latents["validation"])
+        losses = [
+            _loss(backbone, latents["validation"][i : i + 8], contexts["validation"][i : i + 8], random, device).item()
+            for i in range(0, count, 8)
+        ]
+        backbone.diffusion = trained
+        return {"loss": sum(losses) / len(losses)}
+
+    # The trainer thaws the network that the backbone holds frozen.
+    trained = backbone.diffusion.requires_grad_(True)
+    averaged = run_loop(trained, loss_function, recipe.loop, out, resume=resume, device=device, validate=validate)
+    backbone.diffusion = averaged
+    return backbone.requires_grad_(False)
+
+
+def _loss(backbone: Backbone, latent: Tensor, context: Tensor, random: torch.Generator, device: str) -> Tensor:
+    """Squared error of the network's own prediction, over timesteps spread evenly across the batch."""
+    count = len(latent)
+    noise = torch.randn(latent.shape, generator=random).to(device)
+    timesteps = stratified_timesteps(count, len(backbone.alphas_cumprod), random).to(device)
+    noisy = backbone.add_noise(latent, noise, timesteps)
+    prediction = backbone.predict_raw(noisy, timesteps, context.to(device))
+    return nn.functional.mse_loss(prediction, backbone.training_target(latent, noise, timesteps))
+
+
+def stratified_timesteps(count: int, num_train_timesteps: int, random: torch.Generator) -> Tensor:
+    """Return `count` timesteps, one from each of as many equal parts of the schedule: less noise in the gradient."""
+    positions = (torch.arange(count) + torch.rand(count, generator=random)) / count
+    return (positions * num_train_timesteps).long().clamp(max=num_train_timesteps - 1)

@@ -1,0 +1,57 @@
+"""Latents of a cohort: made once by the frozen autoencoder, then read at every training step."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.networks.nets import AutoencoderKL
+from torch import Tensor
+
+from vcm.precision import autocast
+
+logger = logging.getLogger(__name__)
+
+WHITENING_FLOOR_SHARE = 0.3
+"""The least deviation of a cell, as a share of its channel's typical one: air hardly varies, and would be amplified."""
+
+
+@torch.no_grad()
+def encode_images(autoencoder: AutoencoderKL, images: np.ndarray, device: str, mirrored: bool = False) -> Tensor:
+    """Return the encoder's means, float32 (N, C, x, y, z) on the CPU, of images (N, X, Y, Z) in [0, 1].
+
+    Args:
+        mirrored: swap left and right first.
+    """
+    from tqdm import tqdm
+
+    means = []
+    for image in tqdm(images, unit="volume", desc="encoding"):
+        tensor = torch.from_numpy(np.asarray(image, dtype=np.float32))[None, None].to(device)
+        if mirrored:
+            tensor = tensor.flip(2)
+        with autocast(device):
+            mean, _ = autoencoder.encode(tensor.contiguous(memory_format=torch.channels_last_3d))
+        means.append(mean.float().cpu())
+    return torch.cat(means)
+
+
+def measure_whitening(means: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the voxelwise mean and floored deviation, each (C, x, y, z), of latents (N, C, x, y, z)."""
+    mean, deviation = means.mean(0), means.std(0)
+    typical = deviation.square().mean((1, 2, 3), keepdim=True).sqrt()
+    return mean, torch.maximum(deviation, WHITENING_FLOOR_SHARE * typical)
+
+
+def cached_tensor(path: Path, make: Callable[[], Tensor]) -> Tensor:
+    """Read a tensor from `path`, or make it and keep it there."""
+    if path.exists():
+        return torch.load(path, weights_only=True)
+    tensor = make()
+    partial = path.with_suffix(".part")
+    torch.save(tensor, partial)
+    partial.replace(path)
+    return tensor

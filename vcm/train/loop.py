@@ -1,0 +1,156 @@
+"""The training loop that all four trainings share: warm-up and cosine, clipping, EMA, checkpoints, resume, a log."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from vcm.dataset import write_json
+from vcm.precision import autocast, use_channels_last
+
+logger = logging.getLogger(__name__)
+
+Network = TypeVar("Network", bound=nn.Module)
+LossFunction = Callable[[Network, int, torch.Generator], tuple[Tensor, dict[str, float]]]
+"""(network, step, random numbers of this step) to (loss, figures for the log)."""
+Validation = Callable[[Network, int], dict[str, float]]
+"""(the averaged network, step) to figures for the log; it may write pictures as well."""
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long and how fast to learn; the schedule is a linear warm-up and a cosine down to a twentieth."""
+
+    steps: int
+    learning_rate: float
+    warmup_steps: int = 100
+    weight_decay: float = 0.0
+    ema_decay: float = 0.999
+    clip_norm: float = 1.0
+    save_every: int = 200
+    validate_every: int = 500
+    log_every: int = 20
+    seed: int = 0
+
+
+def run_loop(
+    network: Network,
+    loss_function: LossFunction[Network],
+    config: LoopConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    device: torch.device | str = "cpu",
+    validate: Validation[Network] | None = None,
+) -> Network:
+    """Train `network` and return its exponential moving average, in eval mode.
+
+    The state (weights, averages, optimizer, step) goes to `out/state.pt`, atomically, every `save_every` steps; the log
+    to `out/log.jsonl`. With `resume` a state found there is continued, and the random numbers of a step depend only on
+    the seed and the step, so a resumed run sees the same batches as one that was never killed.
+
+    Raises:
+        FileExistsError: there is a state in `out` and `resume` was not asked for.
+        FloatingPointError: the loss or its gradient is not finite.
+    """
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    state_path = folder / "state.pt"
+    network = network.to(device).train()
+    use_channels_last(network)
+    averaged = copy.deepcopy(network).requires_grad_(False)
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
+    )
+    first = 0
+    if state_path.exists():
+        if not resume:
+            raise FileExistsError("the output folder holds a run already; continue it with --resume or choose another")
+        state = torch.load(state_path, map_location=device, weights_only=True)
+        network.load_state_dict(state["network"])
+        averaged.load_state_dict(state["averaged"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+        logger.info("resuming at step %d of %d", first, config.steps)
+    write_json(folder / "loop.json", asdict(config))
+
+    started = time.monotonic()
+    figures_sum: dict[str, float] = {}
+    figures_count = 0
+    for step in range(first, config.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * _schedule(step, config)
+        random = torch.Generator().manual_seed(config.seed * 10_000_019 + step)
+        with autocast(device):
+            loss, figures = loss_function(network, step, random)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss.item()} at step {step}; the last saved state is unharmed")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"the gradient is {norm.item()} at step {step}; the last saved state is unharmed")
+        optimizer.step()
+        _update_average(averaged, network, min(config.ema_decay, (1 + step) / (10 + step)))
+
+        figures = {"loss": loss.item(), "gradient_norm": norm.item(), **figures}
+        figures_sum = {name: figures_sum.get(name, 0.0) + value for name, value in figures.items()}
+        figures_count += 1
+        done = step + 1
+        if done % config.log_every == 0 or done == config.steps:
+            means = {name: value / figures_count for name, value in figures_sum.items()}
+            seconds = (time.monotonic() - started) / (done - first)
+            _log(folder, {"step": done, **means, "seconds_a_step": seconds})
+            figures_sum, figures_count = {}, 0
+        if done % config.save_every == 0 or done == config.steps:
+            _save_state(state_path, network, averaged, optimizer, done)
+        if validate is not None and (done % config.validate_every == 0 or done == config.steps):
+            with torch.no_grad(), autocast(device):
+                _log(folder, {"step": done, "validation": validate(averaged.eval(), done)})
+    return averaged.eval()
+
+
+def _schedule(step: int, config: LoopConfig) -> float:
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@torch.no_grad()
+def _update_average(averaged: nn.Module, network: nn.Module, decay: float) -> None:
+    targets = [p.data for p in averaged.parameters()]
+    sources = [p.data for p in network.parameters()]
+    torch._foreach_lerp_(targets, sources, 1 - decay)
+    for target, source in zip(averaged.buffers(), network.buffers(), strict=True):
+        target.copy_(source)
+
+
+def _save_state(path: Path, network: nn.Module, averaged: nn.Module, optimizer: Any, step: int) -> None:
+    state = {
+        "network": network.state_dict(),
+        "averaged": averaged.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+    }
+    temporary = path.with_suffix(".part")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def _log(folder: Path, entry: dict[str, Any]) -> None:
+    with open(folder / "log.jsonl", "a") as log:
+        log.write(json.dumps(entry) + "\n")
+    logger.info(" ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in entry.items()))

@@ -1,0 +1,92 @@
+"""The embedded model's configuration: small enough for two CPU cores, in BrainLDM's latent shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vcm import simulate
+from vcm.config import (
+    NUM_COORDINATES,
+    NUM_COVARIATES,
+    AdapterConfig,
+    BackboneConfig,
+    ConditionEncoderConfig,
+    CovariateConfig,
+    Grid,
+    ModelConfig,
+    ScheduleConfig,
+)
+
+LATENT_CHANNELS = 4
+FEATURE_CHANNELS = 24
+MODALITIES = {"tumor": 3, "anatomy": 4}
+"""Conditions of the embedded VCM and their channels, in registry order."""
+
+AUTOENCODER: dict[str, Any] = {
+    "spatial_dims": 3,
+    "in_channels": 1,
+    "out_channels": 1,
+    "latent_channels": LATENT_CHANNELS,
+    "channels": [16, 32, 64],
+    "num_res_blocks": [1, 1, 2],
+    "norm_num_groups": 8,
+    "attention_levels": [False, False, False],
+    "with_encoder_nonlocal_attn": False,
+    "with_decoder_nonlocal_attn": False,
+}
+
+DIFFUSION: dict[str, Any] = {
+    "spatial_dims": 3,
+    "in_channels": LATENT_CHANNELS + NUM_COVARIATES + NUM_COORDINATES,
+    "out_channels": LATENT_CHANNELS,
+    "channels": [32, 72, 88],
+    "num_res_blocks": [3, 2, 2],
+    "attention_levels": [False, False, True],
+    "norm_num_groups": 8,
+    "num_head_channels": [0, 0, 44],
+    "with_conditioning": True,
+    "cross_attention_dim": NUM_COVARIATES,
+}
+
+# One residual block at latent resolution keeps the VCM near a seventh of the backbone's time a step.
+VCM_UNET: dict[str, Any] = {
+    "spatial_dims": 3,
+    "in_channels": 2 * LATENT_CHANNELS + FEATURE_CHANNELS,
+    "out_channels": 16,
+    "channels": [16, 16, 48],
+    "num_res_blocks": [0, 1, 1],
+    "attention_levels": [False, False, False],
+    "norm_num_groups": 8,
+    "num_head_channels": [0, 0, 48],
+}
+
+CONDITION_ENCODER = ConditionEncoderConfig(
+    channels=(8, 16, FEATURE_CHANNELS), num_res_blocks=(0, 1, 1), downsample=(True, True, False), norm_num_groups=2
+)
+
+# The v prediction keeps an error of the network as small in the clean estimate at high noise as at low noise, where an
+# epsilon prediction's is multiplied by 80.
+SCHEDULE = ScheduleConfig(prediction_type="v_prediction")
+
+
+def build_mini_config() -> ModelConfig:
+    """Return the configuration that `checkpoints/mini` is trained with."""
+    return ModelConfig(
+        name="mini",
+        grid=Grid(simulate.SHAPE, simulate.AFFINE),
+        backbone=BackboneConfig(
+            autoencoder=AUTOENCODER, diffusion=DIFFUSION, schedule=SCHEDULE, whitening=True, coordinate_channels=True
+        ),
+        adapter=AdapterConfig(
+            condition_channels=MODALITIES,
+            condition_encoder=CONDITION_ENCODER,
+            unet=VCM_UNET,
+            head_channels=16,
+            output_schedule=SCHEDULE,
+        ),
+        covariates=CovariateConfig(
+            age_years=simulate.AGE_RANGE_YEARS,
+            ventricular_ml=simulate.VENTRICULAR_ML_RANGE,
+            brain_ml=simulate.BRAIN_ML_RANGE,
+        ),
+    )

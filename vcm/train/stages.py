@@ -1,0 +1,134 @@
+"""The four stages of making a model, each from a model folder into it: what `vcm train` calls."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from monai.networks.nets import AutoencoderKL
+
+from vcm.checkpoint import (
+    AUTOENCODER_FILE,
+    CONFIG_FILE,
+    VCM_FILE,
+    fill,
+    load_backbone,
+    read_weights,
+    save_model,
+    save_weights,
+    write_bytes,
+    write_sums,
+)
+from vcm.memory import keep_freed_memory
+from vcm.pretrained import EMBEDDED, find_model
+from vcm.train.adapter import AdapterRecipe, train_adapter
+from vcm.train.autoencoder import AutoencoderRecipe, train_autoencoder
+from vcm.train.diffusion import DiffusionRecipe, train_diffusion
+from vcm.train.mini import build_mini_config
+from vcm.train.segmenter import SegmenterRecipe, train_segmenter
+
+logger = logging.getLogger(__name__)
+
+COHORT_FOLDER = "cohort"
+Recipe = TypeVar("Recipe", AutoencoderRecipe, DiffusionRecipe, AdapterRecipe, SegmenterRecipe)
+
+
+def train(
+    stage: str,
+    out: str | Path,
+    *,
+    model: str | Path = EMBEDDED,
+    samples: int | None = None,
+    steps: int | None = None,
+    resume: bool = False,
+    device: str = "cpu",
+) -> Path:
+    """Train one stage and export it into the model folder `out`, which is returned.
+
+    The stages, in order: "autoencoder" and "segmenter" need nothing; "diffusion" needs the autoencoder in `out`; "vcm"
+    needs a whole backbone, in `out` or else that of `model`, which is copied beside the new VCM. A stage keeps its
+    state and its log in `out/runs/<stage>`, and the simulated cohorts in `out/runs/cohort`.
+
+    Args:
+        samples: how many simulated subjects to learn from, if not as many as the shipped recipe.
+        steps: how many optimizer steps, if not as many as the shipped recipe.
+        resume: go on where an earlier run of the stage stopped.
+
+    Raises:
+        ValueError: there is no such stage, or what it needs is missing.
+        FileExistsError: the stage was begun in `out` before, and `resume` was not asked for.
+    """
+    stages: dict[str, Callable[..., None]] = {
+        "autoencoder": _autoencoder,
+        "diffusion": _diffusion,
+        "vcm": _adapter,
+        "segmenter": _segmenter,
+    }
+    if stage not in stages:
+        raise ValueError(f"stage is {stage!r}; it must be one of {', '.join(stages)}.")
+    for name, value in (("samples", samples), ("steps", steps)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1.")
+    keep_freed_memory()
+    folder = Path(out)
+    runs = folder / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
+    stages[stage](
+        folder, model, samples, steps, out=runs / stage, cache=runs / COHORT_FOLDER, resume=resume, device=device
+    )
+    write_sums(folder)
+    return folder
+
+
+def _autoencoder(folder: Path, model: str | Path, samples: int | None, steps: int | None, **run: Any) -> None:
+    autoencoder = train_autoencoder(recipe=_adjust(AutoencoderRecipe(), samples, steps), **run)
+    write_bytes(folder / CONFIG_FILE, build_mini_config().to_json().encode())
+    save_weights(folder / AUTOENCODER_FILE, autoencoder.state_dict())
+
+
+def _diffusion(folder: Path, model: str | Path, samples: int | None, steps: int | None, **run: Any) -> None:
+    if not (folder / AUTOENCODER_FILE).is_file():
+        raise ValueError("The folder has no autoencoder yet: train that first.")
+    config = build_mini_config()
+    autoencoder = AutoencoderKL(**config.backbone.autoencoder)
+    fill(autoencoder, read_weights(folder / AUTOENCODER_FILE), AUTOENCODER_FILE)
+    backbone = train_diffusion(
+        config=config, autoencoder=autoencoder, recipe=_adjust(DiffusionRecipe(), samples, steps), **run
+    )
+    save_model(folder, config, backbone)
+
+
+def _adapter(folder: Path, model: str | Path, samples: int | None, steps: int | None, **run: Any) -> None:
+    own = (folder / CONFIG_FILE).is_file()
+    source = folder if own else find_model(model)
+    config, backbone, _ = load_backbone(source)
+    if not own:
+        _copy_backbone(source, folder)
+    adapter = train_adapter(
+        backbone=backbone, config=config.adapter, recipe=_adjust(AdapterRecipe(), samples, steps), **run
+    )
+    save_weights(folder / VCM_FILE, adapter.state_dict())
+
+
+def _segmenter(folder: Path, model: str | Path, samples: int | None, steps: int | None, **run: Any) -> None:
+    train_segmenter(recipe=_adjust(SegmenterRecipe(), samples, steps), **run).save(folder)
+
+
+def _adjust(recipe: Recipe, samples: int | None, steps: int | None) -> Recipe:
+    if samples is not None:
+        recipe = replace(recipe, subjects=samples)
+    if steps is not None:
+        recipe = replace(recipe, loop=replace(recipe.loop, steps=steps))
+    return recipe
+
+
+def _copy_backbone(source: Path, folder: Path) -> None:
+    """A VCM of another folder's backbone goes with a copy of it, so that the new folder is a whole model."""
+    for path in source.iterdir():
+        if path.suffix in (".json", ".safetensors") and path.name != VCM_FILE:
+            shutil.copyfile(path, folder / path.name)
+    write_sums(folder)

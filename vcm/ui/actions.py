@@ -1,0 +1,279 @@
+"""What happens when a visitor does something: values of components in, updates of components out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from gradio.components import Component
+
+from vcm.conditions import MODALITIES
+from vcm.request import GenerationRequest
+from vcm.ui import words
+from vcm.ui.content import ROUNDED_NOTE, Content, show_example
+from vcm.ui.controls import draw_seed
+from vcm.ui.examples import Example
+from vcm.ui.label_maps import UploadedMaps, pack_labels, unpack_labels
+from vcm.ui.layout import Page
+from vcm.ui.pace import Workload
+from vcm.ui.palette import Palette
+from vcm.ui.session_files import session_folder
+from vcm.ui.slice_canvas import SliceCanvasData, read_mask
+from vcm.ui.studio import Finished, Studio
+from vcm.ui.views import (
+    FilesView,
+    ResultView,
+    view_background,
+    view_drawing,
+    view_files,
+    view_label_background,
+    view_preview,
+    view_result,
+)
+from vcm.ui.worker import Progress
+from vcm.volume import Volume
+
+Updates = dict[Component, Any]
+
+_log = logging.getLogger(__name__)
+
+
+class Actions:
+    """The handlers of one page.
+
+    Args:
+        studio: runs the requests.
+        page: whose components are read and updated.
+        palette: of the modality that is drawn.
+        examples: that the strip offers.
+    """
+
+    def __init__(self, studio: Studio, page: Page, palette: Palette, examples: Sequence[Example]) -> None:
+        self._studio = studio
+        self._page = page
+        self._palette = palette
+        self._examples = {example.slug: example for example in examples}
+        self._grid = studio.pipeline.grid
+
+    # ---- A run -------------------------------------------------------------------------------------------------------
+
+    def start(self) -> Updates:
+        """Say at once that the click was heard; the run itself may have to wait for its place."""
+        page = self._page
+        return {
+            page.status: words.status("Waiting for a free place\u2026", kind="running"),
+            page.generate: gr.update(visible=False),
+            page.cancel: gr.update(visible=True),
+        }
+
+    def stop(self) -> Updates:
+        """Bring the Generate button back."""
+        return {self._page.generate: gr.update(visible=True), self._page.cancel: gr.update(visible=False)}
+
+    def cancelled(self) -> Updates:
+        """Say that a run was stopped on the visitor's wish."""
+        return self.stop() | {
+            self._page.status: words.status("Cancelled: the viewer shows how far it came, and your drawing is kept.")
+        }
+
+    def generate(
+        self, request: gr.Request, drawing: SliceCanvasData | None, uploaded: UploadedMaps | None, *values: Any
+    ) -> Generator[Updates, None, None]:
+        """Run what the page is set to, with previews on the way; whatever goes wrong becomes one sentence.
+
+        Args:
+            request: of the visitor.
+            drawing: of the editor.
+            uploaded: maps that were uploaded beside the drawing.
+            values: of the modality checkboxes, the seed's lock and the controls, in the order of `inputs`.
+        """
+        page, folder = self._page, session_folder(request)
+        try:
+            wanted, settings = self._read(values)
+            run = GenerationRequest(self._read_conditions(drawing, uploaded, wanted), **settings)
+            yield {page.controls.settings["seed"]: run.seed}
+            yield from self._follow(run, drawing, folder)
+        except gr.Error as error:
+            yield {page.status: words.status(str(error.message), kind="error")}
+        except ValueError as error:  # what the package raises for what a user can cause, each with its sentence
+            yield {page.status: words.status(str(error), kind="error")}
+
+    def inputs(self) -> list[Any]:
+        """The components whose values `generate` takes, in its order."""
+        page = self._page
+        return [page.editor, page.uploaded, *page.uses.values(), page.controls.lock, *page.controls.inputs]
+
+    def estimate(self, *values: Any) -> Updates:
+        """Say how long a run would take; takes the values of `inputs` behind the first two."""
+        try:
+            wanted, settings = self._read(values)
+            request = GenerationRequest(**settings)
+        except ValueError as error:
+            return {self._page.estimate: words.note(str(error))}
+        is_controlled = any(wanted.values()) and request.guidance_scale != 0
+        seconds = self._studio.estimate_seconds(request, is_controlled=is_controlled)
+        return {self._page.estimate: words.note(words.estimate(seconds))}
+
+    # ---- What is put on the page -------------------------------------------------------------------------------------
+
+    def select_example(self, event: gr.EventData, request: gr.Request) -> Updates:
+        """Put an example that was clicked on the page."""
+        page, example = self._page, self._examples.get(str(getattr(event, "slug", "")))
+        if example is None:
+            return {page.status: words.status("There is no such example.", kind="error")}
+        try:
+            content = show_example(example, self._studio.pipeline, self._palette, session_folder(request))
+        except (OSError, ValueError) as error:
+            _log.warning("The example %s cannot be shown: %s", example.slug, error)
+            return {page.status: words.status("This example cannot be shown.", kind="error")}
+        return self._put(content)
+
+    def uploader(self, modality: str) -> Callable[..., Updates]:
+        """Return the handler of one modality's drop zone: path, drawing and uploaded maps in, updates out."""
+
+        def take(
+            path: str | None, drawing: SliceCanvasData | None, uploaded: UploadedMaps | None, request: gr.Request
+        ) -> Updates:
+            return self.take_upload(modality, path, drawing, uploaded, request)
+
+        return take
+
+    def take_upload(
+        self,
+        modality: str,
+        path: str | None,
+        drawing: SliceCanvasData | None,
+        uploaded: UploadedMaps | None,
+        request: gr.Request,
+    ) -> Updates:
+        """Take a dropped label map: that of the drawn modality goes into the editor, others are kept beside it."""
+        page, folder = self._page, session_folder(request)
+        if path is None:
+            return {}
+        try:
+            run = GenerationRequest({modality: Volume.load(path, labels=True)})
+            prepared = self._studio.pipeline.prepare(run)[modality]
+        except ValueError as error:
+            return {page.uploads[modality]: None, page.status: words.status(str(error), kind="error")}
+        finally:
+            Path(path).unlink(missing_ok=True)  # its name may be a patient's
+        labels, title = prepared.volume.array, MODALITIES[modality].title
+        updates: Updates = {
+            page.uploads[modality]: None,
+            page.uses[modality]: gr.update(value=True, interactive=True),
+            page.status: words.status(f"{title} map taken.", prepared.notes, kind="done"),
+        }
+        shown = drawing or view_drawing(self._grid, self._palette, folder)
+        if modality == self._palette.modality:
+            updates[page.editor] = shown.with_mask(labels, folder)
+        else:
+            updates[page.uploaded] = (uploaded or {}) | {modality: pack_labels(labels)}
+            kept = [layer for layer in shown.layers if layer.name != title]
+            updates[page.editor] = shown.with_layers([*kept, view_label_background(modality, labels, folder)])
+        return updates
+
+    # ---- Parts -------------------------------------------------------------------------------------------------------
+
+    def _read(self, values: Sequence[Any]) -> tuple[dict[str, bool], dict[str, Any]]:
+        """Return which modalities are wanted, and the settings; a seed that is not locked is drawn anew."""
+        uses = self._page.uses
+        flags, is_locked, settings = values[: len(uses)], values[len(uses)], values[len(uses) + 1 :]
+        read = self._page.controls.read(settings)
+        if not is_locked:
+            read["seed"] = draw_seed()
+        return dict(zip(uses, map(bool, flags), strict=True)), read
+
+    def _read_conditions(
+        self, drawing: SliceCanvasData | None, uploaded: UploadedMaps | None, wanted: dict[str, bool]
+    ) -> dict[str, Volume]:
+        """Return the wanted conditions on the model grid; an empty drawing is one: it asks for no lesion."""
+        conditions = {}
+        for name in (name for name, is_wanted in wanted.items() if is_wanted):
+            if name == self._palette.modality:
+                mask = read_mask(drawing, shape=self._grid.shape, labels=range(1, len(self._palette.names) + 1))
+                array = np.zeros(self._grid.shape, np.uint8) if mask is None else mask
+            elif name in (uploaded or {}):
+                array = unpack_labels((uploaded or {})[name], self._grid.shape)
+            else:
+                title = MODALITIES[name].title
+                raise ValueError(f"{title} is ticked, but there is no map for it: drop one or untick it.")
+            conditions[name] = Volume(array, self._grid.affine)
+        return conditions
+
+    def _follow(
+        self, run: GenerationRequest, drawing: SliceCanvasData | None, folder: Path
+    ) -> Generator[Updates, None, None]:
+        """Show a run from its first step to its files."""
+        page, started = self._page, time.monotonic()
+        yield {
+            page.status: words.status("Reading the conditions\u2026", kind="running"),
+            page.adherence: words.not_measured_yet(),  # what stood there was of another volume
+        }
+        with closing(self._studio.run(run)) as events:
+            for event in events:
+                if isinstance(event, Finished):
+                    yield self._show_finished(event, drawing, folder, time.monotonic() - started)
+                    yield self._offer(view_files(event.result, self._palette, folder))
+                else:
+                    yield self._show_progress(event, run, folder)
+
+    def _show_progress(self, event: Progress, run: GenerationRequest, folder: Path) -> Updates:
+        work = Workload.of(run, is_controlled=bool(run.conditions))
+        rest = self._studio.pace.estimate_rest(work, event.step, event.num_inference_steps)
+        updates: Updates = {self._page.status: words.progress(event.step, event.num_inference_steps, rest)}
+        if event.preview is not None:
+            drawn = run.conditions.get(self._palette.modality)
+            labels = None if drawn is None else drawn.array
+            updates[self._page.viewer] = view_preview(event.preview, labels, self._grid, self._palette, folder)
+        return updates
+
+    def _show_finished(self, event: Finished, drawing: SliceCanvasData | None, folder: Path, seconds: float) -> Updates:
+        text = words.finished(None if event.is_remembered else seconds, is_remembered=event.is_remembered)
+        updates = self._show(view_result(event.result, self._palette, folder))
+        updates[self._page.status] = words.status(text, event.notes, kind="done")
+        if event.result.uncontrolled is not None and drawing is not None:
+            # The next stroke is drawn on the very brain that the next run starts from.
+            brain = view_background(event.result.uncontrolled.array, folder)
+            updates[self._page.editor] = drawing.with_layers([brain, *drawing.layers[1:]])
+        return updates
+
+    def _put(self, content: Content) -> Updates:
+        page = self._page
+        updates: Updates = {
+            **page.controls.show(content.request),
+            page.editor: content.drawing,
+            page.uploaded: {name: pack_labels(labels) for name, labels in content.others.items()},
+            page.status: words.status(content.status),
+        }
+        for name, use in page.uses.items():
+            is_wanted = name in content.wanted
+            updates[use] = gr.update(value=is_wanted, interactive=is_wanted or name == self._palette.modality)
+        if content.result is not None:
+            updates |= self._show(content.result)
+        if content.files is not None:
+            updates |= self._offer(content.files, ROUNDED_NOTE)
+        return updates
+
+    def _show(self, view: ResultView) -> Updates:
+        page = self._page
+        controlled, uncontrolled = page.pair
+        return {
+            page.viewer: view.viewer,
+            controlled: view.controlled,
+            uncontrolled: view.uncontrolled,
+            page.adherence: view.adherence,
+        }
+
+    def _offer(self, view: FilesView, note: str = "") -> Updates:
+        """Offer the files there are, by their names, and hide the buttons of those there are not."""
+        updates: Updates = {
+            button: gr.update(value=str(view.files[name]) if name in view.files else None, visible=name in view.files)
+            for name, button in self._page.downloads.items()
+        }
+        return updates | {self._page.download_note: words.note(note), self._page.scene: view.scene}

@@ -1,0 +1,165 @@
+"""The app: the page, what its parts do, and how it is launched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+from gradio.utils import get_upload_folder
+
+from vcm.pipeline import Pipeline
+from vcm.ui import words
+from vcm.ui.actions import Actions
+from vcm.ui.api import build_api
+from vcm.ui.content import show_example, show_nothing
+from vcm.ui.examples import load_examples
+from vcm.ui.layout import Page, build_layout
+from vcm.ui.palette import build_palette, label_modalities
+from vcm.ui.session_files import remove_session
+from vcm.ui.studio import Studio
+from vcm.ui.theme import STYLE_SHEET, build_theme
+
+EXAMPLES = Path(__file__).parents[2] / "assets" / "examples"
+
+_GPU = "gpu"  # all runs, of the page and of the API, take turns in one queue
+_MOST_WAITING = 20
+_OTHER_HANDLERS = 8
+_CLEAN_EVERY_SECONDS, _KEEP_SECONDS = 600, 3600
+_MOST_SESSIONS = 200
+_LARGEST_UPLOAD = "128mb"
+
+# A cancelled run counts as failed, too: what stands in the status by then is kept, unless it still speaks of running.
+_SAY_THAT_IT_FAILED = f"(status) => status.includes({words.RUNNING!r}) ? {json.dumps(words.not_started())} : status"
+
+
+# In one column the result is far below the button: go and watch it form.
+_SHOW_THE_RESULT = (
+    "() => { if (!matchMedia('(min-width: 1100px)').matches) "
+    "document.getElementById('look').scrollIntoView({ behavior: 'smooth' }); }"
+)
+
+
+def build_app(pipeline: Pipeline, examples: Path = EXAMPLES) -> gr.Blocks:
+    """Build the app around a loaded model; `launch_options` says how to launch it.
+
+    Args:
+        pipeline: the model; all visitors share it.
+        examples: folder of the finished examples, the first of which the page opens on.
+    """
+    modalities = label_modalities(pipeline)
+    palette = build_palette(pipeline, modalities[0])
+    offered = [each for each in load_examples(examples) if set(each.request.conditions) <= set(modalities)]
+    studio = Studio(pipeline)
+    opening = Path(get_upload_folder()) / "vcm" / "opening"
+    if offered:
+        content = show_example(offered[0], pipeline, palette, opening)
+        studio.learn_pace(offered[0].request, offered[0].details.get("timings") or {})
+    else:
+        content = show_nothing(pipeline, palette, opening)
+    with gr.Blocks(
+        title="VCM Studio",
+        analytics_enabled=False,
+        fill_width=True,
+        delete_cache=(_CLEAN_EVERY_SECONDS, _KEEP_SECONDS),
+    ) as blocks:
+        page = build_layout(
+            model_name=pipeline.config.name,
+            device=pipeline.device.type,
+            covariates=pipeline.config.covariates,
+            modalities=modalities,
+            palette=palette,
+            examples=offered,
+            content=content,
+            estimate=studio.estimate_seconds(content.request, is_controlled=bool(content.wanted)),
+        )
+        build_api(studio, offered, _GPU)
+        _wire(page, Actions(studio, page, palette, offered))
+        blocks.unload(remove_session)
+    return blocks.queue(max_size=_MOST_WAITING, default_concurrency_limit=_OTHER_HANDLERS)
+
+
+def launch_options(*, mcp: bool = False) -> dict[str, Any]:
+    """Return the keyword arguments of `launch()` that belong to the app, beside host, port and share."""
+    return {
+        "theme": build_theme(),
+        "css_paths": [STYLE_SHEET],
+        "ssr_mode": False,
+        "run_history": False,
+        "enable_monitoring": False,
+        "footer_links": ["api"],
+        "max_file_size": _LARGEST_UPLOAD,
+        "state_session_capacity": _MOST_SESSIONS,
+        "mcp_server": mcp,
+    }
+
+
+def _wire(page: Page, actions: Actions) -> None:
+    private: dict[str, Any] = {"api_visibility": "private"}
+    quiet: dict[str, Any] = {**private, "show_progress": "hidden"}
+    inputs = actions.inputs()
+
+    started = page.generate.click(
+        actions.start, None, [page.status, page.generate, page.cancel], queue=False, trigger_mode="once", **quiet
+    )
+    running = started.then(
+        actions.generate,
+        inputs,
+        _outputs(page),
+        js=page.editor.flush_js(0),
+        concurrency_limit=1,
+        concurrency_id=_GPU,
+        show_progress="minimal",
+        show_progress_on=page.status,
+        **private,
+    )
+    running.success(actions.stop, None, [page.generate, page.cancel], queue=False, **quiet)
+    running.success(actions.estimate, inputs[2:], page.estimate, queue=False, **quiet)
+    running.failure(actions.stop, None, [page.generate, page.cancel], queue=False, **quiet)
+    running.failure(None, page.status, page.status, js=_SAY_THAT_IT_FAILED, **quiet)
+    page.generate.click(None, js=_SHOW_THE_RESULT, **quiet)
+    page.cancel.click(
+        actions.cancelled,
+        None,
+        [page.status, page.generate, page.cancel],
+        cancels=[running],
+        queue=False,
+        **quiet,
+    )
+    page.examples.select(actions.select_example, None, _outputs(page), **quiet)
+    for modality, upload in page.uploads.items():
+        upload.upload(
+            actions.uploader(modality),
+            [upload, page.editor, page.uploaded],
+            _outputs(page),
+            js=page.editor.flush_js(1),
+            **quiet,
+        )
+    gr.on(
+        [component.change for component in inputs[2:] if hasattr(component, "change")],
+        actions.estimate,
+        inputs[2:],
+        page.estimate,
+        queue=False,
+        trigger_mode="always_last",
+        **quiet,
+    )
+
+
+def _outputs(page: Page) -> list[Component]:
+    return [
+        page.editor,
+        *page.uses.values(),
+        *page.uploads.values(),
+        page.uploaded,
+        *page.controls.inputs,
+        page.viewer,
+        *page.pair,
+        page.scene,
+        page.adherence,
+        *page.downloads.values(),
+        page.download_note,
+        page.status,
+    ]

@@ -1,0 +1,80 @@
+"""What stands on the page as a whole: what it opens on, and what a click on an example puts there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vcm.pipeline import Pipeline
+from vcm.request import GenerationRequest
+from vcm.ui.examples import Example
+from vcm.ui.palette import Palette
+from vcm.ui.slice_canvas import SliceCanvasData
+from vcm.ui.views import FilesView, ResultView, view_drawing, view_files, view_result
+
+ROUNDED_NOTE = "The files of an example hold 8 bits; press Generate for full precision."
+
+
+@dataclass(frozen=True)
+class Content:
+    """A drawing with its settings, and the result of both where there is one.
+
+    Attributes:
+        request: the settings.
+        drawing: of the editor.
+        wanted: modalities that are followed.
+        others: label maps beside the drawing, (X, Y, Z) on the model grid, by modality.
+        status: the sentence that introduces it.
+        result: in slices and words.
+        files: to download, and the 3-D view.
+    """
+
+    request: GenerationRequest
+    drawing: SliceCanvasData
+    wanted: frozenset[str]
+    status: str
+    others: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    result: ResultView | None = None
+    files: FilesView | None = None
+
+
+def show_nothing(pipeline: Pipeline, palette: Palette, folder: Path) -> Content:
+    """Return an empty drawing, for a model without an example."""
+    return Content(
+        request=GenerationRequest(),
+        drawing=view_drawing(pipeline.grid, palette, folder),
+        wanted=frozenset([palette.modality]),
+        status="Ready: draw a tumor, or generate a brain first and draw on it.",
+    )
+
+
+def show_example(example: Example, pipeline: Pipeline, palette: Palette, folder: Path) -> Content:
+    """Return an example: its drawing and settings, and its volumes where this very model made them.
+
+    Raises:
+        VolumeError, ValueError: a file is missing or damaged, or the conditions are not for this model.
+    """
+    conditions = {name: each.volume.array for name, each in pipeline.prepare(example.request).items()}
+    others = {name: labels for name, labels in conditions.items() if name != palette.modality}
+    result = example.load_result() if example.is_of(pipeline.environment) else None
+    brain = None if result is None or result.uncontrolled is None else result.uncontrolled.array
+    drawing = view_drawing(
+        pipeline.grid, palette, folder, brain=brain, others=others, mask=conditions.get(palette.modality)
+    )
+    if result is None:
+        status = f"{example.title}: press Generate to see it with this model."
+    else:
+        status = f"{example.title}, a finished example: change something and generate."
+    return Content(
+        request=example.request,
+        drawing=drawing,
+        wanted=frozenset(conditions),
+        status=status,
+        others=others,
+        result=None if result is None else view_result(result, palette, folder),
+        files=None if result is None else view_files(result, palette, folder),
+    )

@@ -1,0 +1,212 @@
+"""The page: where everything stands; what it does is wired in `app`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import gradio as gr
+
+from vcm.conditions import MODALITIES
+from vcm.config import CovariateConfig
+from vcm.ui import words
+from vcm.ui.content import ROUNDED_NOTE, Content
+from vcm.ui.controls import Controls, build_controls
+from vcm.ui.examples import Example
+from vcm.ui.label_maps import pack_labels
+from vcm.ui.palette import Palette
+from vcm.ui.scene import Scene
+from vcm.ui.slice_canvas import SliceCanvas, SliceCanvasData
+from vcm.ui.views import FilesView
+from vcm.ui.widgets import build_example_strip, build_view_switch
+
+_LINK = "studio"  # editor and viewers share one crosshair
+
+
+@dataclass(frozen=True)
+class Page:
+    """The components that handlers read and write.
+
+    `uses` and `uploads` are by modality: whether a condition is followed, and where its file is dropped. `uploaded`
+    keeps the maps that were uploaded but are not drawn on. `downloads` are by file name.
+    """
+
+    examples: gr.HTML
+    editor: SliceCanvas
+    uses: dict[str, gr.Checkbox]
+    uploads: dict[str, gr.File]
+    uploaded: gr.State
+    controls: Controls
+    viewer: SliceCanvas
+    pair: tuple[SliceCanvas, SliceCanvas]
+    scene: Scene
+    adherence: gr.HTML
+    downloads: dict[str, gr.DownloadButton]
+    download_note: gr.HTML
+    status: gr.HTML
+    estimate: gr.HTML
+    generate: gr.Button
+    cancel: gr.Button
+
+
+def build_layout(
+    *,
+    model_name: str,
+    device: str,
+    covariates: CovariateConfig,
+    modalities: Sequence[str],
+    palette: Palette,
+    examples: Sequence[Example],
+    content: Content,
+    estimate: float | None,
+) -> Page:
+    """Build the page inside the current `gr.Blocks`.
+
+    Args:
+        model_name: of the loaded model.
+        device: the kind that it runs on.
+        covariates: what 0 and 1 stand for.
+        modalities: the label modalities of the model, the drawn one first.
+        palette: of the drawn modality.
+        examples: for the strip at the top.
+        content: what the page opens on.
+        estimate: about how many seconds a run of it takes.
+    """
+    result, files = content.result, content.files
+    gr.HTML(_masthead(model_name, device), elem_id="masthead")
+    strip = build_example_strip(examples)
+    with gr.Row(elem_id="workspace"):
+        with gr.Column(elem_id="condition", min_width=0):
+            gr.HTML(_heading(1, "Condition", "Draw a tumor over the brain, or drop a mask."))
+            editor = SliceCanvas(
+                content.drawing,
+                editable=True,
+                link_group=_LINK,
+                label="Drawing",
+                elem_id="editor",
+            )
+            uses, uploads, uploaded = _build_conditions(modalities, content)
+        with gr.Column(elem_id="sample", min_width=0):
+            gr.HTML(_heading(2, "Sample", "Who the brain belongs to, and how it is drawn from noise."))
+            with gr.Column(elem_id="controls", min_width=0):
+                controls = build_controls(covariates, content.request)
+        with gr.Column(elem_id="look", min_width=0):
+            gr.HTML(_heading(3, "Look", "The same noise, with the drawing and without."))
+            build_view_switch({"slices": "Slices", "pair": "Side by side", "scene": "3D"}, target="look")
+            viewer = SliceCanvas(
+                result.viewer if result else None,
+                link_group=_LINK,
+                label="Result",
+                empty_text="Draw something and press Generate: the volume appears here while it forms.",
+                elem_id="viewer",
+            )
+            with gr.Row(elem_id="pair"):
+                pair = (
+                    _build_half("Controlled", result.controlled if result else None),
+                    _build_half("Uncontrolled", result.uncontrolled if result else None),
+                )
+            scene = Scene(files.scene if files else None, elem_id="scene")
+            adherence = gr.HTML(result.adherence if result else "", elem_id="adherence")
+            downloads, download_note = _build_downloads(modalities, files)
+    with gr.Column(elem_id="action-bar", min_width=0):
+        with gr.Row(elem_id="actions"):
+            status = gr.HTML(words.status(content.status), elem_id="status")
+            estimated = gr.HTML(words.note(words.estimate(estimate)), elem_id="estimate")
+            generate = gr.Button("Generate", variant="primary", elem_id="generate", min_width=0)
+            cancel = gr.Button("Cancel", visible=False, elem_id="cancel", min_width=0)
+        gr.HTML(f"<p>{escape(words.limits(model_name))}</p>", elem_id="limits")
+    return Page(
+        examples=strip,
+        editor=editor,
+        uses=uses,
+        uploads=uploads,
+        uploaded=uploaded,
+        controls=controls,
+        viewer=viewer,
+        pair=pair,
+        scene=scene,
+        adherence=adherence,
+        downloads=downloads,
+        download_note=download_note,
+        status=status,
+        estimate=estimated,
+        generate=generate,
+        cancel=cancel,
+    )
+
+
+def _masthead(model_name: str, device: str) -> str:
+    kind = "GPU" if device == "cuda" else device.upper()
+    return (
+        '<header class="masthead"><h1>VCM Studio</h1>'
+        "<p>Draw a tumor and get a 3D brain MRI that has it there.</p>"
+        f'<span class="badge" title="Model and device">{escape(model_name)} &middot; {escape(kind)}</span></header>'
+    )
+
+
+def _heading(number: int, title: str, text: str) -> str:
+    return f'<header class="heading"><h2><span>{number}</span>{title}</h2><p>{text}</p></header>'
+
+
+def _build_half(title: str, value: SliceCanvasData | None) -> SliceCanvas:
+    with gr.Column(min_width=0):
+        gr.HTML(f'<h3 class="half">{title}</h3>')
+        return SliceCanvas(
+            value,
+            link_group=_LINK,
+            label=title,
+            empty_text="Generate with the comparison to see both.",
+            elem_id=f"pair-{title.lower()}",
+        )
+
+
+def _build_conditions(
+    modalities: Sequence[str], content: Content
+) -> tuple[dict[str, gr.Checkbox], dict[str, gr.File], gr.State]:
+    uses: dict[str, gr.Checkbox] = {}
+    uploads: dict[str, gr.File] = {}
+    with gr.Row(elem_id="modalities"):
+        for index, name in enumerate(modalities):
+            is_wanted = name in content.wanted
+            with gr.Column(elem_classes="modality", min_width=0):
+                uses[name] = gr.Checkbox(
+                    value=is_wanted,
+                    label=f"Follow the {MODALITIES[name].title.lower()} map",
+                    info="As drawn above." if index == 0 else "From a file that you drop here.",
+                    interactive=index == 0 or is_wanted,
+                    elem_id=f"use-{name}",
+                )
+                uploads[name] = gr.File(
+                    label=f"{MODALITIES[name].title} map", file_types=[".nii", ".gz"], elem_id=f"upload-{name}"
+                )
+    absent = [modality for name, modality in MODALITIES.items() if name not in modalities and name != "semantic"]
+    if absent:
+        chips = "".join(f'<li aria-disabled="true">{escape(modality.title)}</li>' for modality in absent)
+        gr.HTML(
+            f'<div class="absent"><ul>{chips}</ul><p>Not in the model that is loaded: it was trained without them.</p>'
+            "</div>"
+        )
+    return uses, uploads, gr.State({name: pack_labels(labels) for name, labels in content.others.items()})
+
+
+def _build_downloads(
+    modalities: Sequence[str], content: FilesView | None
+) -> tuple[dict[str, gr.DownloadButton], gr.HTML]:
+    titles: dict[str, str] = {"controlled.nii.gz": "Controlled", "uncontrolled.nii.gz": "Uncontrolled"}
+    titles |= {f"condition_{name}.nii.gz": f"{MODALITIES[name].title} map" for name in modalities}
+    titles["recipe.json"] = "Recipe"
+    files = content.files if content else {}
+    with gr.Row(elem_id="downloads"):
+        buttons = {
+            file: gr.DownloadButton(
+                title,
+                value=str(files[file]) if file in files else None,
+                size="sm",
+                visible=file in files,
+                elem_id=f"download-{file.split('.')[0].replace('_', '-')}",
+                min_width=0,
+            )
+            for file, title in titles.items()
+        }
+    return buttons, gr.HTML(words.note(ROUNDED_NOTE) if files else "", elem_id="download-note")

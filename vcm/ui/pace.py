@@ -1,0 +1,69 @@
+"""How long a run will take here, learned from the runs before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vcm.request import GenerationRequest
+
+_MEMORY = 0.6  # of what was known; a machine that gets busy is noticed within a few runs
+_CONTROLLED_COST = 1.15  # the VCM is asked as well as the prior
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a run computes: solver steps of each kind, and volumes to decode."""
+
+    controlled_steps: int
+    uncontrolled_steps: int
+
+    @classmethod
+    def of(cls, request: GenerationRequest, *, is_controlled: bool = True) -> Workload:
+        """Return what a request computes where nothing of it is cached."""
+        steps = request.num_inference_steps
+        return cls(steps if is_controlled else 0, steps if request.compare or not is_controlled else 0)
+
+    @property
+    def evaluations(self) -> float:
+        """Steps, in units of one evaluation of the prior."""
+        return self.controlled_steps * _CONTROLLED_COST + self.uncontrolled_steps
+
+    @property
+    def volumes(self) -> int:
+        """Volumes to decode."""
+        return int(self.controlled_steps > 0) + int(self.uncontrolled_steps > 0)
+
+
+class Pace:
+    """Seconds per evaluation and per decoded volume, as a moving average; unknown until the first run."""
+
+    def __init__(self) -> None:
+        self._per_evaluation: float | None = None
+        self._per_volume = 0.0
+
+    def learn(self, work: Workload, timings: Mapping[str, float]) -> None:
+        """Take in the seconds by stage of a finished run."""
+        if not work.evaluations:
+            return
+        sampling = timings.get("sample", 0.0) + timings.get("preview", 0.0)
+        finishing = sum(timings.get(stage, 0.0) for stage in ("encode", "decode", "segment"))
+        self._per_evaluation = _average(self._per_evaluation, sampling / work.evaluations)
+        self._per_volume = _average(self._per_volume or None, finishing / work.volumes)
+
+    def estimate_seconds(self, work: Workload) -> float | None:
+        """Return about how long such a run takes, or None where no run has been seen."""
+        if self._per_evaluation is None:
+            return None
+        return work.evaluations * self._per_evaluation + work.volumes * self._per_volume
+
+    def estimate_rest(self, work: Workload, step: int, num_inference_steps: int) -> float | None:
+        """Return about how long a run still takes after a step, or None where no run has been seen."""
+        if self._per_evaluation is None:
+            return None
+        left = (num_inference_steps - step) / num_inference_steps
+        return work.evaluations * self._per_evaluation * left + work.volumes * self._per_volume
+
+
+def _average(known: float | None, seen: float) -> float:
+    return seen if known is None else _MEMORY * known + (1 - _MEMORY) * seen

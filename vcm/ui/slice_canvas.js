@@ -1,0 +1,516 @@
+// The component: what is shown, what the user does to it, and its conversation with Python and with linked canvases.
+
+const DEFAULT_EXTENT = [160, 224, 160]; // mm; the room that an empty stage keeps
+
+class SliceCanvas {
+  constructor({ element, trigger, props, upload, watch }) {
+    Object.assign(this, { element, trigger, props });
+    this.root = element.querySelector("[data-part=root]");
+    this.editable = Boolean(props.editable);
+    this.grid = null;
+    this.layers = [];
+    this.labels = [];
+    this.overlay = null; // {key, voxels}: the drawing, or the mask of a viewer
+    this.drawing = null;
+    this.revision = null; // of the drawing, as Python named it
+    this.sentMask = null; // the last upload of this drawing
+    this.layerIndex = 0;
+    this.crosshair = [0, 0, 0];
+    this.center = [0, 0, 0];
+    this.zoom = 1;
+    this.tool = this.editable ? "paint" : "move";
+    this.label = 0;
+    this.brushMm = 12;
+    this.isBall = true;
+    this.opacity = this.editable ? 0.5 : 0.15; // a viewer outlines: what was generated has to show
+    this.showOverlay = true;
+    this.preset = "full";
+    this.customWindows = {};
+    this.convention = props.convention || "radiological";
+    this.largePlane = "axial";
+    this.hover = null; // {view, point} under the mouse
+    this.lastVoxel = null; // of the stroke that is being drawn
+    this.colorTables = new Map();
+    this.expected = null; // the grid that is being loaded, for its room on the page
+    this.isPlaced = false; // the crosshair has found its first place
+    this.loads = 0; // of two loads that overlap only the later one may show
+    this.frame = 0; // the animation frame that will draw what has changed
+    this.sender = new DrawingSender({
+      read: () => this.drawing.voxels,
+      upload,
+      onSent: (file) => this.tellPython(file),
+      onState: (state) => this.showSending(state),
+    });
+    this.root.classList.toggle("sc-editor", this.editable);
+    this.root.dataset.tool = this.tool;
+    if (props.label) this.root.setAttribute("aria-label", props.label);
+    this.views = [...this.root.querySelectorAll("[data-plane]")].map(
+      (cell) => new PlaneView(cell.dataset.plane, cell, this),
+    );
+    this.controls = new Controls(this.root, this);
+    for (const view of this.views) this.wire(view);
+    this.joinLink(props.link_group);
+    new ResizeObserver(() => this.layout()).observe(this.root);
+    document.addEventListener("pointerdown", (event) => this.hurry(event), true);
+    watch("value", () => this.sync());
+    this.sync();
+  }
+
+  wire(view) {
+    attachGestures(view, this);
+    view.slider.addEventListener("input", () => this.setSlice(view, Number(view.slider.value)));
+    view.canvas.setAttribute("aria-label", `${PLANES[view.name].title} plane; press question mark for the keys`);
+  }
+
+  // ---- What is shown ----------------------------------------------------------------------------------------------
+
+  // Bring the stage in line with the value from Python; what is on screen stays until all of the new is there.
+  async sync() {
+    const value = this.props.value;
+    const load = ++this.loads;
+    if (!value) return this.showNothing();
+    const grid = new Grid(value.shape, value.affine);
+    this.keepOwnMask(value);
+    const isNewDrawing = this.editable && (value.mask_revision !== this.revision || !grid.equals(this.grid));
+    const wantsMask = value.mask && (isNewDrawing || !this.editable);
+    if (!this.grid) {
+      this.expected = grid;
+      this.layout();
+    }
+    this.root.setAttribute("aria-busy", "true");
+    try {
+      const files = [...value.layers.map(({ file }) => file), ...(wantsMask ? [value.mask] : [])];
+      const volumes = await Promise.all(files.map(({ url }) => loadVolume(url, grid.length)));
+      if (load !== this.loads) return undefined;
+      const mask = wantsMask ? { key: value.mask.url, voxels: volumes.pop() } : null;
+      const layers = value.layers.map((layer, i) => ({ ...layer, url: layer.file.url, voxels: volumes[i] }));
+      this.show(grid, layers, value.labels);
+      if (isNewDrawing) this.startDrawing(mask, value.mask_revision);
+      if (!this.editable) this.overlay = mask && { ...mask, counts: countLabels(mask.voxels) };
+      this.controls.showMessage("");
+      this.controls.showEmpty("");
+      this.controls.showChoices();
+      if (!this.isPlaced) this.placeCrosshair();
+    } catch (error) {
+      if (load !== this.loads) return undefined;
+      if (!(error instanceof VolumeError)) console.error(error);
+      this.controls.showMessage(error instanceof VolumeError ? error.message : "The volume could not be shown.", true);
+    }
+    this.root.setAttribute("aria-busy", "false");
+    return this.requestRender();
+  }
+
+  showNothing() {
+    Object.assign(this, { grid: null, layers: [], labels: [], overlay: null, drawing: null, revision: null });
+    this.isPlaced = false;
+    this.sender.forget();
+    this.controls.showMessage("");
+    this.controls.showEmpty(this.props.empty_text);
+    this.controls.showChoices();
+    this.layout();
+  }
+
+  show(grid, layers, labels) {
+    if (!grid.equals(this.grid)) {
+      this.grid = grid;
+      this.zoom = 1;
+      this.center = grid.extent.map((mm) => mm / 2);
+      this.isPlaced = this.isPlaced && grid.contains(grid.toVoxel(this.crosshair));
+      this.layout();
+    }
+    const chosen = this.layer?.name;
+    this.layers = layers;
+    this.layerIndex = Math.max(0, layers.findIndex(({ name }) => name === chosen));
+    this.labels = labels;
+    if (!labels.some(({ id }) => id === this.label)) this.label = labels[0]?.id || 0;
+  }
+
+  startDrawing(mask, revision) {
+    this.sender.forget();
+    this.sentMask = null;
+    this.controls.showSaved("");
+    this.revision = revision;
+    this.drawing = new Drawing(this.grid, mask?.voxels);
+    this.isPlaced = this.isPlaced && this.drawing.isEmpty;
+  }
+
+  // Start where there is something to see: where a linked canvas looks, or inside the lesion, or in the middle.
+  placeCrosshair() {
+    this.isPlaced = true;
+    const voxels = this.drawing ? this.drawing.voxels : this.overlay?.voxels;
+    const middle = (voxels && middleOf(voxels, this.grid)) || this.grid.shape.map((n) => (n - 1) / 2);
+    const shared = !this.editable && this.link?.crosshair;
+    this.setCrosshair(shared || this.grid.toMm(this.grid.nearest(middle)));
+  }
+
+  get layer() {
+    return this.layers[this.layerIndex];
+  }
+
+  // What lies under the labels, left to right in shares of the plane's width; a swipe comparison gives two.
+  baseShares() {
+    return this.layer ? [{ layer: this.layer, from: 0, to: 1 }] : [];
+  }
+
+  overlayOnShow() {
+    if (!this.showOverlay || this.opacity === 0) return null;
+    if (this.drawing) return { key: this.drawing.version, voxels: this.drawing.voxels };
+    return this.overlay;
+  }
+
+  windowOf(layer) {
+    const custom = this.customWindows[layer.colormap];
+    if (custom) return custom;
+    layer.windows = layer.windows || {};
+    layer.windows[this.preset] = layer.windows[this.preset] || presetWindow(layer.voxels, layer.colormap, this.preset);
+    return layer.windows[this.preset];
+  }
+
+  colorsOf(layer) {
+    const [low, high] = this.windowOf(layer);
+    const key = `${layer.colormap} ${low} ${high}`;
+    if (!this.colorTables.has(key)) {
+      if (this.colorTables.size > 8) this.colorTables.clear();
+      this.colorTables.set(key, colorTable(layer.colormap, low, high));
+    }
+    return this.colorTables.get(key);
+  }
+
+  labelMl(label) {
+    if (this.drawing) return this.drawing.volumeMl(label);
+    return this.overlay ? this.overlay.counts[label] * this.grid.voxelMl : 0;
+  }
+
+  requestRender() {
+    if (this.frame) return;
+    this.frame = requestAnimationFrame(() => {
+      this.frame = 0;
+      for (const view of this.views) view.render();
+      this.controls.refresh();
+    });
+  }
+
+  // ---- Layout ------------------------------------------------------------------------------------------------------
+
+  layout() {
+    const width = this.controls.parts.stage.clientWidth;
+    if (!width) return; // in a hidden tab; the observer calls again
+    const extent = (this.grid || this.expected)?.extent || DEFAULT_EXTENT;
+    this.root.dataset.planes = chooseArrangement(width, this.props.planes);
+    const plan = planLayout(this.root.dataset.planes, width, extent, this.largePlane);
+    for (const view of this.views) view.place(plan[view.name]);
+    this.requestRender();
+  }
+
+  enlargePlane(view) {
+    this.largePlane = view.name;
+    this.hover = null;
+    this.layout();
+    view.canvas.focus({ preventScroll: true });
+  }
+
+  // ---- Looking -----------------------------------------------------------------------------------------------------
+
+  set(changes) {
+    if ("tool" in changes) this.root.dataset.tool = changes.tool;
+    Object.assign(this, changes);
+    this.requestRender();
+  }
+
+  setCrosshair(mm, { isShared = true } = {}) {
+    this.crosshair = mm;
+    if (isShared) this.shareWithLink({ crosshair: mm });
+    this.requestRender();
+  }
+
+  setConvention(convention, { isShared = true } = {}) {
+    this.convention = convention;
+    if (isShared) this.shareWithLink({ convention });
+    this.requestRender();
+  }
+
+  switchConvention() {
+    this.setConvention(this.convention === "radiological" ? "neurological" : "radiological");
+  }
+
+  get crosshairVoxel() {
+    return this.grid.nearest(this.grid.toVoxel(this.crosshair));
+  }
+
+  pointCrosshair(view, point) {
+    this.setCrosshair(this.grid.toMm(this.grid.nearest(view.voxelAt(point))));
+  }
+
+  // Move the crosshair by whole voxels along a body axis.
+  stepAlong(axis, steps) {
+    const { voxel: v, sign } = this.grid.axes[axis];
+    const voxel = this.crosshairVoxel;
+    voxel[v] += steps * sign;
+    this.setCrosshair(this.grid.toMm(this.grid.nearest(voxel)));
+  }
+
+  stepSlice(view, steps) {
+    this.stepAlong(PLANES[view.name].through, steps);
+  }
+
+  setSlice(view, position) {
+    const { voxel, sign } = this.grid.axes[PLANES[view.name].through];
+    const now = this.crosshairVoxel[voxel];
+    this.stepSlice(view, position - (sign > 0 ? now : this.grid.shape[voxel] - 1 - now));
+  }
+
+  nudgeCrosshair(view, right, up) {
+    if (right) this.stepAlong(PLANES[view.name].across, right * view.rightward);
+    if (up) this.stepAlong(PLANES[view.name].up, up);
+  }
+
+  zoomAt(view, point, factor) {
+    const before = view.bodyAt(point);
+    this.zoom = clamp(this.zoom * factor, 1, 12);
+    const after = view.bodyAt(point);
+    this.moveCenter(before.map((mm, axis) => mm - after[axis]));
+  }
+
+  panBy(view, dx, dy) {
+    const { across, up } = PLANES[view.name];
+    const shift = [0, 0, 0];
+    shift[across] = (-view.rightward * dx) / view.scale;
+    shift[up] = dy / view.scale;
+    this.moveCenter(shift);
+  }
+
+  moveCenter(shift) {
+    const { extent } = this.grid;
+    // At zoom 1 all is in view and centered; beyond it the center stays within the volume.
+    const room = 1 - 1 / this.zoom;
+    this.center = extent.map((mm, axis) => {
+      const half = mm / 2;
+      return clamp(this.center[axis] + shift[axis], half - half * room, half + half * room);
+    });
+    this.requestRender();
+  }
+
+  dragWindow(dx, dy) {
+    const { layer } = this;
+    if (layer?.kind !== "image") return;
+    const [low, high] = this.windowOf(layer);
+    const width = clamp((high - low) * Math.exp(dx * 0.006), 4, 510);
+    const level = layer.colormap === "diverging" ? 127.5 : clamp((low + high) / 2 + dy * 0.5, 0, 255);
+    this.customWindows[layer.colormap] = [level - width / 2, level + width / 2];
+    this.requestRender();
+  }
+
+  choosePreset(preset) {
+    if (preset === "custom") return;
+    this.customWindows = {};
+    this.set({ preset });
+  }
+
+  resetView() {
+    this.zoom = 1;
+    this.customWindows = {};
+    this.preset = "full";
+    this.moveCenter([0, 0, 0]);
+  }
+
+  // ---- Drawing -----------------------------------------------------------------------------------------------------
+
+  get isDrawingTool() {
+    return this.editable && this.tool !== "move" && Boolean(this.drawing);
+  }
+
+  get isStroking() {
+    return Boolean(this.drawing?.stroke);
+  }
+
+  get brushColor() {
+    return this.labels.find(({ id }) => id === this.label)?.color || "#ffffff";
+  }
+
+  chooseLabel(label) {
+    this.set({ label, tool: this.tool === "move" || this.tool === "erase" ? "paint" : this.tool });
+  }
+
+  hoverAt(view, point) {
+    if (!point && !this.hover) return;
+    this.hover = point && { view, point };
+    if (this.isDrawingTool) this.requestRender();
+  }
+
+  beginStroke(view, point) {
+    this.drawing.beginStroke();
+    this.lastVoxel = null;
+    this.showOverlay = true;
+    this.continueStroke(view, [point]);
+  }
+
+  continueStroke(view, points) {
+    if (!this.isStroking) return;
+    for (const point of points) {
+      const voxel = view.voxelAt(point);
+      this.drawing.paint(this.lastVoxel || voxel, voxel, this.brush(view));
+      this.lastVoxel = voxel;
+    }
+    // The other two planes follow the brush.
+    this.setCrosshair(this.grid.toMm(this.grid.nearest(this.lastVoxel)));
+  }
+
+  brush(view) {
+    return {
+      radiusMm: this.brushMm / 2,
+      label: this.tool === "erase" ? 0 : this.label,
+      flatAxis: this.isBall ? null : this.grid.axes[PLANES[view.name].through].voxel,
+    };
+  }
+
+  endStroke() {
+    this.afterEdit(this.drawing.endStroke());
+  }
+
+  cancelStroke() {
+    this.drawing.cancelStroke();
+    this.requestRender();
+  }
+
+  dab(view) {
+    const voxel = this.crosshairVoxel;
+    this.drawing.beginStroke();
+    this.drawing.paint(voxel, voxel, this.brush(view));
+    this.endStroke();
+  }
+
+  undo() {
+    if (this.drawing) this.afterEdit(this.drawing.undo());
+  }
+
+  redo() {
+    if (this.drawing) this.afterEdit(this.drawing.redo());
+  }
+
+  clear() {
+    if (this.drawing) this.afterEdit(this.drawing.clear());
+  }
+
+  afterEdit(isChanged) {
+    if (isChanged) this.sender.schedule();
+    this.requestRender();
+  }
+
+  // ---- Python ------------------------------------------------------------------------------------------------------
+
+  // A handler that started before the last stroke returns an older mask of the same drawing: the newer one stays.
+  keepOwnMask(value) {
+    if (!this.sentMask || value.mask_revision !== this.revision || value.mask?.path === this.sentMask.path) return;
+    this.props.value = { ...value, mask: this.sentMask };
+  }
+
+  tellPython({ path, url }) {
+    const mask = { path, url, orig_name: "drawing.u8.gz", meta: { _type: "gradio.FileData" } };
+    this.sentMask = mask;
+    this.props.value = { ...this.props.value, mask, mask_revision: this.revision };
+    this.trigger("input");
+  }
+
+  showSending(state) {
+    const words = { waiting: "Saving\u2026", sending: "Saving\u2026", sent: "Drawing saved", failed: "Not saved yet" };
+    this.controls.showSaved(words[state]);
+    if (state === "failed") {
+      this.controls.showMessage("The drawing could not be sent; it is kept here and goes with the next stroke.", false);
+    } else if (state === "sent") {
+      this.controls.showMessage("");
+    }
+  }
+
+  // A press anywhere else may be a button that uses the drawing: do not wait out the delay.
+  hurry(event) {
+    if (this.sender.changed && !this.root.contains(event.target)) this.sender.flush();
+  }
+
+  async flush(fallback) {
+    if (!this.editable) return fallback;
+    await this.sender.flush();
+    return this.props.value ? JSON.parse(JSON.stringify(this.props.value)) : fallback;
+  }
+
+  // ---- Linked canvases ---------------------------------------------------------------------------------------------
+
+  joinLink(group) {
+    if (!group) return;
+    if (!links.has(group)) links.set(group, { members: new Set() });
+    this.link = links.get(group);
+    this.link.members.add(this);
+    if (this.link.convention) this.convention = this.link.convention;
+  }
+
+  shareWithLink(change) {
+    if (!this.link) return;
+    Object.assign(this.link, change);
+    for (const member of this.link.members) {
+      if (!member.element.isConnected) this.link.members.delete(member);
+      else if (member !== this) member.follow(change);
+    }
+  }
+
+  follow({ crosshair, convention }) {
+    if (convention) this.setConvention(convention, { isShared: false });
+    if (crosshair && this.grid) {
+      this.isPlaced = true;
+      this.setCrosshair(crosshair, { isShared: false });
+    }
+  }
+}
+
+function countLabels(voxels) {
+  const counts = new Float64Array(256);
+  for (let i = 0; i < voxels.length; i++) counts[voxels[i]]++;
+  return counts;
+}
+
+// The labelled voxel nearest to the centre of all labelled voxels, or null when there is none.
+function middleOf(voxels, grid) {
+  const [nx, ny] = grid.shape;
+  const place = (i) => [i % nx, Math.floor(i / nx) % ny, Math.floor(i / (nx * ny))];
+  const sum = [0, 0, 0];
+  let count = 0;
+  for (let i = 0; i < voxels.length; i++) {
+    if (!voxels[i]) continue;
+    place(i).forEach((index, v) => (sum[v] += index));
+    count++;
+  }
+  let best = null;
+  let least = Infinity;
+  for (let i = 0; i < voxels.length; i++) {
+    if (!voxels[i]) continue;
+    const voxel = place(i);
+    const distance = voxel.reduce((d, index, v) => d + (index - sum[v] / count) ** 2, 0);
+    if (distance < least) [best, least] = [voxel, distance];
+  }
+  return best;
+}
+
+const links = new Map(); // link group -> {members, crosshair, convention}
+const canvases = new Set();
+
+window.vcmSliceCanvas = {
+  mount(context) {
+    const canvas = new SliceCanvas(context);
+    canvases.add(canvas);
+    return canvas;
+  },
+
+  // The canvas inside the element with this id.
+  find(elementId) {
+    const holder = document.getElementById(elementId);
+    for (const canvas of canvases) {
+      if (!canvas.element.isConnected) canvases.delete(canvas);
+      else if (holder?.contains(canvas.element)) return canvas;
+    }
+    return null;
+  },
+
+  // Send what is still pending and give the newest value of that canvas (see SliceCanvas.flush_js in Python).
+  async flush(elementId, fallback) {
+    const canvas = this.find(elementId);
+    return canvas ? canvas.flush(fallback) : fallback;
+  },
+};

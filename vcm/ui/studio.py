@@ -1,0 +1,88 @@
+"""The pipeline as the page uses it: planned and remembered here, computed by the worker."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+
+import gradio as gr
+
+from vcm.job import Job, Outcome
+from vcm.pipeline import Pipeline
+from vcm.request import GenerationRequest, GenerationResult
+from vcm.ui.cache import ResultCache
+from vcm.ui.pace import Pace, Workload
+from vcm.ui.worker import Progress, build_worker
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """The end of a run.
+
+    Attributes:
+        result: what the run gave.
+        is_remembered: whether it was known, so that nothing was computed.
+        notes: sentences for the user on what was changed or assumed about the conditions.
+    """
+
+    result: GenerationResult
+    is_remembered: bool
+    notes: tuple[str, ...] = ()
+
+
+class Studio:
+    """Runs requests for all visitors of one model.
+
+    Attributes:
+        pipeline: the loaded model.
+        pace: how long runs take here.
+    """
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self.pace = Pace()
+        self._compute = build_worker(pipeline)
+        self._results = ResultCache()
+
+    def run(self, request: GenerationRequest) -> Generator[Progress | Finished, None, None]:
+        """Run a request, yielding Progress after every step and Finished last; closing it stops the work.
+
+        Raises:
+            VolumeError, ValueError: the request does not fit the model.
+            gradio.Error: the run failed; one sentence.
+        """
+        job = self.pipeline.plan(request)
+        notes = tuple(note for condition in job.conditions.values() for note in condition.notes)
+        known = self._results.get(job.recipe)
+        if known is not None:
+            yield Finished(known, is_remembered=True, notes=notes)
+            return
+        outcome: Outcome | None = None
+        with closing(self._compute(job)) as events:
+            for event in events:
+                if isinstance(event, Outcome):
+                    outcome = event
+                else:
+                    yield event
+        if outcome is None:
+            raise gr.Error("The run ended without a volume; your drawing is kept, so please try again.")
+        result = self.pipeline.finish(job, outcome)
+        self._results.put(result)
+        self.pace.learn(workload(job), outcome.timings)
+        yield Finished(result, is_remembered=False, notes=notes)
+
+    def learn_pace(self, request: GenerationRequest, timings: Mapping[str, float]) -> None:
+        """Take in how long a run took elsewhere, as a first guess."""
+        self.pace.learn(Workload.of(request, is_controlled=bool(request.conditions)), timings)
+
+    def estimate_seconds(self, request: GenerationRequest, *, is_controlled: bool) -> float | None:
+        """Return about how long a request takes where nothing of it is cached; None before the first run."""
+        return self.pace.estimate_seconds(Workload.of(request, is_controlled=is_controlled))
+
+
+def workload(job: Job) -> Workload:
+    """Return what a job computes, beside what the caches knew."""
+    steps = job.request.num_inference_steps
+    missing_uncontrolled = job.wants_uncontrolled and job.uncontrolled is None
+    return Workload(steps if job.wants_controlled else 0, steps if missing_uncontrolled else 0)

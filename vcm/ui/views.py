@@ -1,0 +1,108 @@
+"""From volumes to what the page shows: values for its components, with files published in a visitor's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vcm.conditions import MODALITIES
+from vcm.config import Grid
+from vcm.request import GenerationResult
+from vcm.ui import words
+from vcm.ui.palette import Palette
+from vcm.ui.scene import SceneData, publish_scene
+from vcm.ui.session_files import write_downloads
+from vcm.ui.slice_canvas import Layer, SliceCanvasData, canvas_value, image_layer, publish_volume
+
+_MOST_DIFFERENCE = 0.5  # of the intensity range; what differs more is a lesion and may saturate
+
+
+@dataclass(frozen=True)
+class ResultView:
+    """A result in slices and in words; `uncontrolled` is None where there is nothing to compare with."""
+
+    viewer: SliceCanvasData
+    controlled: SliceCanvasData
+    uncontrolled: SliceCanvasData | None
+    adherence: str
+
+
+@dataclass(frozen=True)
+class FilesView:
+    """What may come a moment after the slices: the files to download, by name, and the 3-D view."""
+
+    files: Mapping[str, Path]
+    scene: SceneData
+
+
+def view_result(result: GenerationResult, palette: Palette, folder: Path) -> ResultView:
+    """Publish a result's volumes and their difference, with the drawn condition over them."""
+    layers = [image_layer("Controlled", result.controlled.array, folder)]
+    if result.uncontrolled is not None:
+        difference = result.controlled.array - result.uncontrolled.array
+        limits = (-_MOST_DIFFERENCE, _MOST_DIFFERENCE)
+        layers += [
+            image_layer("Uncontrolled", result.uncontrolled.array, folder),
+            image_layer("Difference", difference, folder, value_range=limits, colormap="diverging"),
+        ]
+    drawn = result.conditions.get(palette.modality)
+    affine, shape = result.controlled.affine, result.controlled.array.shape
+    mask = None if drawn is None else drawn.array
+    return ResultView(
+        viewer=canvas_value(layers, affine, shape, labels=palette.labels, mask=mask, cache_dir=folder),
+        controlled=canvas_value(layers[:1], affine, shape),  # side by side, nothing stands before the images
+        uncontrolled=None if result.uncontrolled is None else canvas_value(layers[1:2], affine, shape),
+        adherence=words.adherence(result.adherence) if result.conditions else words.nothing_measured(),
+    )
+
+
+def view_files(result: GenerationResult, palette: Palette, folder: Path) -> FilesView:
+    """Write a result's files and its 3-D view."""
+    return FilesView(write_downloads(result, folder), publish_scene(result, palette, folder))
+
+
+def view_preview(
+    preview: NDArray[np.uint8], drawn: NDArray[np.uint8] | None, grid: Grid, palette: Palette, folder: Path
+) -> SliceCanvasData:
+    """Publish a volume in the making, (X, Y, Z), under the name of what it will become, with what was drawn over it."""
+    layer = Layer(name="Controlled", file=publish_volume(preview, folder))
+    return canvas_value([layer], grid.affine, grid.shape, labels=palette.labels, mask=drawn, cache_dir=folder)
+
+
+def view_drawing(
+    grid: Grid,
+    palette: Palette,
+    folder: Path,
+    *,
+    brain: NDArray[np.float32] | None = None,
+    others: Mapping[str, NDArray[np.uint8]] | None = None,
+    mask: NDArray[np.uint8] | None = None,
+) -> SliceCanvasData:
+    """Return what the editor shows: a healthy brain, other label maps to switch to, and the drawing over both.
+
+    Args:
+        grid: of the model.
+        palette: of the drawn modality.
+        folder: of the session.
+        brain: (X, Y, Z) in [0, 1], or None while there is none.
+        others: label maps that are conditions but not drawn on, by modality.
+        mask: the drawing, or None for an empty one.
+    """
+    layers = [view_background(np.zeros(grid.shape, np.float32) if brain is None else brain, folder)]
+    layers += [view_label_background(name, labels, folder) for name, labels in (others or {}).items()]
+    drawn = np.zeros(grid.shape, np.uint8) if mask is None else mask
+    return canvas_value(layers, grid.affine, grid.shape, labels=palette.labels, mask=drawn, cache_dir=folder)
+
+
+def view_background(brain: NDArray[np.float32], folder: Path) -> Layer:
+    """Return the brain that is drawn on."""
+    return image_layer("Brain", brain, folder)
+
+
+def view_label_background(modality: str, labels: NDArray[np.uint8], folder: Path) -> Layer:
+    """Return a label map as a gray picture under the drawing, since the palette is the drawing's."""
+    return image_layer(MODALITIES[modality].title, labels, folder, value_range=(0.0, max(1.0, float(labels.max()))))

@@ -1,0 +1,150 @@
+"""Every sentence that the page makes from numbers, as small escaped HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+RUNNING = 'data-kind="running"'
+"""In every status area of a run under way, and in no other."""
+
+_ORIGINS = {
+    "mini": "Learned from simulated subjects made from one template",
+    "brainldm": "Learned from UK Biobank volunteers without tumors",
+}
+_OTHER_ORIGIN = "A research model"
+_REGION_NAMES = {"whole": "Whole tumor", "core": "Tumor core", "enhancing": "Enhancing"}
+_CLOSE, _FAIR, _PARTLY = 0.8, 0.6, 0.3
+
+
+def limits(model_name: str) -> str:
+    """Return the one sentence of limits."""
+    origin = _ORIGINS.get(model_name, _OTHER_ORIGIN)
+    return f"{origin}: for research and teaching only, never for a diagnosis."
+
+
+def seconds(value: float) -> str:
+    """Return a duration as people say it: "8 s", "1 min 20 s"."""
+    whole = max(1, round(value))
+    return f"{whole} s" if whole < 100 else f"{whole // 60} min {whole % 60} s"
+
+
+def estimate(value: float | None) -> str:
+    """Return the sentence on the time that a run will take."""
+    return "The first run tells how long it takes." if value is None else f"Takes about {seconds(value)}."
+
+
+def status(text: str, notes: Sequence[str] = (), *, kind: str = "idle") -> str:
+    """Return the status area: one sentence, and what was changed on the way.
+
+    Args:
+        kind: "idle", "running", "done" or "error".
+    """
+    role = "alert" if kind == "error" else "status"
+    listed = "".join(f"<li>{escape(note)}</li>" for note in dict.fromkeys(notes))
+    notes_html = f"<ul>{listed}</ul>" if listed else ""
+    return f'<div class="status" data-kind="{kind}" role="{role}"><p>{escape(text)}</p>{notes_html}</div>'
+
+
+def not_started() -> str:
+    """Return the status area of a run that the server could not take."""
+    return status("The run could not be started; your drawing is kept, so please try again.", kind="error")
+
+
+def note(text: str) -> str:
+    """Return a quiet line beside something, or nothing."""
+    return f'<p class="note">{escape(text)}</p>' if text else ""
+
+
+def progress(step: int, num_inference_steps: int, rest: float | None) -> str:
+    """Return the status area of a run under way, with its bar and the time left."""
+    left = "" if rest is None else f" &middot; about {seconds(rest)} left"
+    text = (
+        f"Step {step} of {num_inference_steps}{left}" if step < num_inference_steps else "Decoding the volume&hellip;"
+    )
+    return (
+        f'<div class="status" data-kind="running" role="status"><p>{text}</p>'
+        f'<progress max="{num_inference_steps}" value="{step}" aria-label="Denoising steps"></progress></div>'
+    )
+
+
+def finished(took: float | None, *, is_remembered: bool) -> str:
+    """Return the sentence at the end of a run."""
+    if is_remembered:
+        return "Shown at once: this very recipe had been generated before."
+    return "Done." if took is None else f"Done in {seconds(took)}."
+
+
+def adherence(measured: Mapping[str, Any] | None) -> str:
+    """Return how well the volume follows what was drawn, in words and in a table."""
+    if not measured:
+        return _card("Does it follow the drawing?", "<p>Nothing was measured: this model has no segmenter.</p>")
+    body = ""
+    if "tumor" in measured:
+        body += _tumor_words(measured["tumor"])
+    if "anatomy" in measured:
+        body += _anatomy_words(measured["anatomy"])
+    return _card(
+        "Does it follow the drawing?",
+        body + '<p class="fine">Overlap is the Dice score, 0 to 1, by a segmenter that had no part in the generation '
+        "and makes mistakes of its own.</p>",
+    )
+
+
+def nothing_measured() -> str:
+    """Return what stands in place of adherence where no condition was followed."""
+    return _card("Does it follow the drawing?", "<p>Not applicable: this volume was generated without a condition.</p>")
+
+
+def not_measured_yet() -> str:
+    """Return what stands in place of adherence until a run is done."""
+    return _card("Does it follow the drawing?", "<p>Measured as soon as the volume is there.</p>")
+
+
+def _tumor_words(tumor: Mapping[str, Any]) -> str:
+    controlled, uncontrolled = tumor["controlled"], tumor.get("uncontrolled")
+    whole = controlled["dice"]["whole"]
+    found_ml = controlled["found_ml"]["whole"]
+    if whole is None:
+        found = "none was found" if found_ml < 0.05 else f"{found_ml:.1f} ml were found"
+        return f"<p>The map asked for a brain without a tumor, and {found} in the volume.</p>"
+    verdict = (
+        "follows the drawing closely"
+        if whole >= _CLOSE
+        else "follows the drawing"
+        if whole >= _FAIR
+        else "follows the drawing in part"
+        if whole >= _PARTLY
+        else "hardly follows the drawing"
+    )
+    floor = ""
+    if uncontrolled is not None:
+        floor = f" Without control, the same noise scores {uncontrolled['dice']['whole']:.2f}."
+    text = f"<p>The generated tumor <strong>{verdict}</strong>: they overlap by {whole:.2f}.{floor}</p>"
+    rows = [
+        (name, controlled["dice"][region], f"{tumor['drawn_ml'][region]:.1f}", f"{controlled['found_ml'][region]:.1f}")
+        for region, name in _REGION_NAMES.items()
+    ]
+    head = "<tr><th>Region</th><th>Overlap</th><th>Drawn, ml</th><th>Found, ml</th></tr>"
+    cells = "".join(
+        f"<tr><th>{name}</th><td>{_bar(dice)}</td><td>{drawn}</td><td>{found}</td></tr>"
+        for name, dice, drawn, found in rows
+    )
+    return f"{text}<table><thead>{head}</thead><tbody>{cells}</tbody></table>"
+
+
+def _anatomy_words(anatomy: Mapping[str, Any]) -> str:
+    scores = anatomy["controlled"]["dice"]
+    rows = [f"<tr><th>{escape(name.capitalize())}</th><td>{_bar(dice)}</td></tr>" for name, dice in scores.items()]
+    return f"<table><thead><tr><th>Anatomy</th><th>Overlap</th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _bar(dice: float | None) -> str:
+    if dice is None:
+        return '<span class="none">not drawn</span>'
+    return f'<meter min="0" max="1" value="{dice:.3f}"></meter> {dice:.2f}'
+
+
+def _card(title: str, body: str) -> str:
+    return f'<section class="adherence"><h3>{title}</h3>{body}</section>'

@@ -1,0 +1,97 @@
+"""The one place that computes on the GPU: a picklable job in, previews and CPU arrays out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass
+
+import gradio as gr
+import numpy as np
+import spaces
+import torch
+from numpy.typing import NDArray
+
+from vcm.job import Job, Outcome
+from vcm.pipeline import GenerationError, Pipeline
+from vcm.request import Preview
+from vcm.volume import VolumeError
+
+MOST_PREVIEWS = 10
+"""Steps of a run that come with a volume; the others bring only their number."""
+
+_START_SECONDS = 8.0  # moving the weights and waking the device
+_STEP_SECONDS = 0.05  # one network on a 20 x 28 x 20 latent, generously: a run that outlasts its request is killed
+_LONGEST_SECONDS = 120
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """One step done.
+
+    Attributes:
+        step: 1 to `num_inference_steps`.
+        num_inference_steps: of the run.
+        preview: what the model sees now, (X, Y, Z) uint8, 255 for an intensity of 1; None at most steps of long runs.
+    """
+
+    step: int
+    num_inference_steps: int
+    preview: NDArray[np.uint8] | None
+
+
+Compute = Callable[[Job], Generator[Progress | Outcome, None, None]]
+
+
+def build_worker(pipeline: Pipeline) -> Compute:
+    """Return the function that computes a job, yielding Progress after every step and the Outcome last.
+
+    On a Space with ZeroGPU it runs in a fork that owns the GPU for one call; elsewhere it runs right here. Either way
+    closing the iterator stops the work within one step, and every failure arrives as a `gr.Error` of one sentence,
+    the only kind of error whose words survive the way back from the fork.
+    """
+
+    def seconds(job: Job, *_: object, **__: object) -> int:
+        return estimate_gpu_seconds(job, pipeline.config.latent_shape)
+
+    @spaces.GPU(duration=seconds)
+    def compute(job: Job) -> Generator[Progress | Outcome, None, None]:
+        try:
+            with closing(pipeline.run(job)) as events:
+                for event in events:
+                    yield event if isinstance(event, Outcome) else _shrink(event)
+        except (VolumeError, GenerationError) as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            _log.exception("out of memory")
+            raise gr.Error("There is not enough memory for this run: try again, or compare less.") from error
+        except Exception as error:
+            _log.exception("a run failed")
+            raise gr.Error("The model stopped unexpectedly; your drawing is kept, so please try again.") from error
+
+    return compute
+
+
+def estimate_gpu_seconds(job: Job, latent_shape: tuple[int, ...]) -> int:
+    """Return how many GPU seconds to ask for: little, since a visitor is refused by what is asked for."""
+    chains = int(job.wants_controlled) * 2 + int(job.wants_uncontrolled and job.uncontrolled is None)
+    cells = float(np.prod(latent_shape[1:])) / (20 * 28 * 20)
+    seconds = _START_SECONDS + chains * job.request.num_inference_steps * _STEP_SECONDS * cells
+    return min(round(seconds), _LONGEST_SECONDS)
+
+
+def shows_preview(step: int, num_inference_steps: int) -> bool:
+    """Tell whether a step brings a volume: all of a short run, `MOST_PREVIEWS` evenly spread ones of a long one."""
+    shown = min(MOST_PREVIEWS, num_inference_steps)
+    return step * shown // num_inference_steps != (step - 1) * shown // num_inference_steps
+
+
+def _shrink(preview: Preview) -> Progress:
+    """Return what a page needs of a preview, in a quarter of its bytes."""
+    shown = None
+    if shows_preview(preview.step, preview.num_inference_steps):
+        shown = np.rint(preview.estimate.array * 255).astype(np.uint8)
+    return Progress(preview.step, preview.num_inference_steps, shown)

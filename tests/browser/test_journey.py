@@ -1,0 +1,350 @@
+"""The whole journey in Chromium with the embedded model: open, draw, upload, generate, cancel, look, download."""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import spaces
+from forked_gpu import ForkedGPU
+from playwright.sync_api import Locator, Page, expect
+from scipy import ndimage
+
+from vcm.pipeline import Pipeline
+from vcm.recipe import request_from_recipe
+from vcm.ui.app import build_app, launch_options
+from vcm.volume import Volume
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+PageAt = Callable[..., Page]
+Serve = Callable[..., str]
+
+DESK, PHONE = (1280, 900), (390, 844)
+RUN_MS = 120_000
+STEPS = 6
+
+
+@dataclass(frozen=True)
+class Studio:
+    """The app under test and the model behind it."""
+
+    url: str
+    pipeline: Pipeline
+
+
+def launch(pipeline: Pipeline, serve: Serve) -> Studio:
+    given_by_serve = {"ssr_mode", "run_history"}
+    options = {name: value for name, value in launch_options().items() if name not in given_by_serve}
+    return Studio(serve(build_app(pipeline), **options), pipeline)
+
+
+@pytest.fixture(scope="module")
+def studio(serve: Serve) -> Studio:
+    return launch(Pipeline.from_pretrained("mini", device="cpu"), serve)
+
+
+@pytest.fixture(scope="module")
+def forked_studio(serve: Serve) -> Iterator[Studio]:
+    """The app as it runs on ZeroGPU: each run in a fork, all that crosses pickled."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spaces, "GPU", ForkedGPU())
+        yield launch(Pipeline.from_pretrained("mini", device="cpu"), serve)
+
+
+def open_page(page_at: PageAt, studio: Studio, size: tuple[int, int] = DESK, **options) -> Page:
+    page = page_at(*size, studio.url, accept_downloads=True, **options)
+    for name in ("editor", "viewer"):
+        expect(page.locator(f"#{name} .sc")).to_have_attribute("aria-busy", "false", timeout=60_000)
+    return page
+
+
+def status(page: Page) -> Locator:
+    return page.locator("#status")
+
+
+def set_steps(page: Page, steps: int) -> None:
+    page.locator("#steps input[type=number]").fill(str(steps))
+    page.keyboard.press("Tab")
+
+
+def set_seed(page: Page, seed: int) -> None:
+    page.locator("#seed input").fill(str(seed))
+    page.keyboard.press("Tab")
+
+
+def generate(page: Page, steps: int = STEPS) -> None:
+    set_steps(page, steps)
+    page.locator("#generate").click()
+    expect(status(page)).to_contain_text("Done in", timeout=RUN_MS)
+    expect(page.locator("#generate")).to_be_visible()
+
+
+def draw_blob(page: Page, right: float, up: float) -> None:
+    """Clear the drawing and draw a stroke in the axial plane; `right` and `up` are shares of the screen."""
+    page.locator("#editor [data-action=clear]").click()
+    box = page.locator("#editor [data-plane=axial] canvas").bounding_box()
+    x, y = box["x"] + right * box["width"], box["y"] + (1 - up) * box["height"]
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 12, y + 6, steps=4)
+    page.mouse.up()
+
+
+def download(page: Page, name: str, folder: Path) -> Path:
+    button = page.locator(f"#download-{name}")
+    expect(button).to_be_visible(timeout=30_000)
+    with page.expect_download() as waiting:
+        button.click()
+    path = folder / waiting.value.suggested_filename
+    waiting.value.save_as(path)
+    return path
+
+
+def downloads(page: Page, folder: Path) -> tuple[Volume, Volume, Volume, dict]:
+    """The controlled and the uncontrolled volume, the drawn map and the recipe."""
+    folder.mkdir(exist_ok=True)
+    return (
+        Volume.load(download(page, "controlled", folder)),
+        Volume.load(download(page, "uncontrolled", folder)),
+        Volume.load(download(page, "condition-tumor", folder), labels=True),
+        json.loads(download(page, "recipe", folder).read_text()),
+    )
+
+
+def brightness(page: Page, canvas: str) -> float:
+    """Mean gray value of a canvas, 0 to 255."""
+    return page.locator(canvas).first.evaluate(
+        "c => { const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+        "let s = 0; for (let i = 0; i < d.length; i += 4) s += d[i]; return s / (d.length / 4); }"
+    )
+
+
+def overflow(page: Page) -> int:
+    return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+
+
+def ball(pipeline: Pipeline, center_mm: tuple[float, float, float], radius_mm: float) -> Volume:
+    """A solid enhancing lesion on the model grid."""
+    shape, affine = pipeline.grid.shape, pipeline.grid.affine
+    world = affine[:3, :3] @ np.indices(shape).reshape(3, -1) + affine[:3, 3:]
+    inside = np.linalg.norm(world - np.reshape(center_mm, (3, 1)), axis=0) <= radius_mm
+    return Volume((inside.reshape(shape) * 3).astype(np.uint8), affine)
+
+
+def stored_lps(volume: Volume) -> Volume:
+    """The same volume with its first two axes stored the other way round."""
+    affine = volume.affine.copy()
+    for axis in (0, 1):
+        affine[:3, 3] += affine[:3, axis] * (volume.array.shape[axis] - 1)
+        affine[:3, axis] *= -1
+    return Volume(volume.array[::-1, ::-1], affine)
+
+
+def expect_the_solo_result(studio: Studio, controlled: Volume, uncontrolled: Volume, recipe: dict) -> None:
+    alone = studio.pipeline(request_from_recipe(recipe))
+    np.testing.assert_array_equal(controlled.array, alone.controlled.array)
+    np.testing.assert_array_equal(uncontrolled.array, alone.uncontrolled.array)
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_opens_on_a_finished_example_and_asks_no_one_else(studio, page_at, size, scheme):
+    requested: list[str] = []
+    page = page_at(*size, color_scheme=scheme)
+    page.on("request", lambda request: requested.append(request.url))
+    page.goto(studio.url)
+    expect(status(page)).to_contain_text("a finished example")
+    expect(page.locator("#adherence")).to_contain_text("Does it follow the drawing?")
+    expect(page.locator("#viewer .sc")).to_have_attribute("aria-busy", "false", timeout=60_000)
+    expect(page.locator("#limits")).to_be_in_viewport()
+    expect(page.locator("#generate")).to_be_in_viewport()
+    for name in ("editor", "viewer"):
+        assert brightness(page, f"#{name} [data-plane=axial] canvas") > 20
+    assert overflow(page) == 0
+    assert all(url.startswith((studio.url, "data:", "blob:")) for url in requested)
+    assert not [url for url in requested if "plotly" in url]  # not before the 3-D view is looked at
+
+
+def test_a_visitor_draws_a_tumor_and_gets_it_where_it_was_drawn(studio, page_at, tmp_path):
+    page = open_page(page_at, studio)
+    fetched: list[str] = []
+    draw_blob(page, right=0.32, up=0.55)
+    page.on("request", lambda request: fetched.append(request.url) if request.url.endswith(".u8.gz") else None)
+    generate(page, steps=10)
+    previews = len(set(fetched)) - 3  # the last three are the volumes and their difference
+    assert previews >= 5
+    controlled, uncontrolled, drawn, recipe = downloads(page, tmp_path)
+    world = drawn.affine[:3, :3] @ np.argwhere(drawn.array > 0).mean(0) + drawn.affine[:3, 3]
+    assert world[0] > 10  # drawn on the left of a radiological screen: the patient's right
+    changed = np.abs(controlled.array - uncontrolled.array)
+    near = ndimage.binary_dilation(drawn.array > 0, iterations=5)
+    assert changed[near].mean() > 3 * changed[~near].mean()
+    np.testing.assert_array_equal(controlled.affine, studio.pipeline.grid.affine)
+    expect_the_solo_result(studio, controlled, uncontrolled, recipe)
+    expect(page.locator("#adherence tbody tr")).not_to_have_count(0)
+
+
+def test_the_same_recipe_again_comes_at_once_and_a_new_seed_does_not(studio, page_at):
+    page = open_page(page_at, studio)
+    set_seed(page, 11)
+    generate(page)
+    page.locator("#generate").click()
+    expect(status(page)).to_contain_text("Shown at once")
+    page.locator("#lock input").uncheck()
+    generate(page)
+    assert page.locator("#seed input").input_value() != "11"
+
+
+def test_cancel_stops_within_a_step_and_the_next_run_works(studio, page_at):
+    page = open_page(page_at, studio)
+    draw_blob(page, right=0.35, up=0.5)
+    calls: list[float] = []
+    hook = studio.pipeline.backbone.diffusion.register_forward_hook(lambda *_: calls.append(time.monotonic()))
+    set_steps(page, 100)
+    page.locator("#generate").click()
+    expect(status(page)).to_contain_text(re.compile(r"Step \d+ of 100"), timeout=RUN_MS)
+    page.locator("#cancel").click()
+    expect(status(page)).to_contain_text("Cancelled")
+    settled = len(calls)
+    page.wait_for_timeout(2_000)
+    hook.remove()
+    assert len(calls) <= settled + 2  # one step is one evaluation for each of the two volumes
+    expect(status(page)).to_contain_text("Cancelled")
+    generate(page)
+
+
+def test_the_3d_view_shows_brain_and_tumor_and_keeps_its_camera(studio, page_at):
+    page = open_page(page_at, studio)
+    set_seed(page, 21)
+    page.locator("#tab-scene").click()
+    scene = page.locator("#scene [data-part=root]")
+    expect(scene).to_have_attribute("data-shown", "true", timeout=60_000)
+    expect(scene).to_contain_text("Brain")
+    camera = "() => document.querySelector('#scene [data-part=plot]')._fullLayout.scene._scene.getCamera().eye"
+    box = scene.bounding_box()
+    before = page.evaluate(camera)
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2 + 120, box["y"] + box["height"] / 2 - 40, steps=6)
+    page.mouse.up()
+    page.wait_for_timeout(500)
+    turned = page.evaluate(camera)
+    assert max(abs(turned[axis] - before[axis]) for axis in "xyz") > 0.1
+    with page.expect_response(lambda response: "scene-" in response.url):
+        generate(page)
+    page.wait_for_timeout(2_000)
+    assert page.evaluate(camera) == pytest.approx(turned, abs=1e-6)
+
+
+def test_both_volumes_stand_side_by_side_under_one_crosshair(studio, page_at):
+    page = open_page(page_at, studio)
+    page.locator("#tab-pair").click()
+    for half in ("controlled", "uncontrolled"):
+        expect(page.locator(f"#pair-{half} .sc")).to_have_attribute("aria-busy", "false")
+        assert brightness(page, f"#pair-{half} [data-plane=axial] canvas") > 10
+    page.locator("#pair-controlled [data-plane=axial] canvas").click(position={"x": 90, "y": 120})
+    where = page.locator("#pair-controlled [data-part=coordinates]")
+    expect(page.locator("#pair-uncontrolled [data-part=coordinates]")).to_have_text(where.inner_text())
+
+
+def test_an_uploaded_mask_of_any_orientation_becomes_the_condition(studio, page_at, tmp_path):
+    page = open_page(page_at, studio)
+    mask = ball(studio.pipeline, (-30, -20, 20), 14)
+    stored_lps(mask).save(tmp_path / "patient-name.nii.gz")
+    page.locator("#upload-tumor input[type=file]").set_input_files(tmp_path / "patient-name.nii.gz")
+    expect(status(page)).to_contain_text("Tumor map taken")
+    assert "patient-name" not in page.content()
+    set_seed(page, 31)
+    generate(page)
+    controlled, uncontrolled, drawn, recipe = downloads(page, tmp_path / "down")
+    np.testing.assert_array_equal(drawn.array, mask.array)
+    expect_the_solo_result(studio, controlled, uncontrolled, recipe)
+
+
+def test_an_uploaded_anatomy_joins_the_drawing(studio, page_at, tmp_path):
+    page = open_page(page_at, studio)
+    anatomy = Volume(
+        (ball(studio.pipeline, (0, -18, 10), 50).array > 0).astype(np.uint8) * 3, studio.pipeline.grid.affine
+    )
+    anatomy.save(tmp_path / "anatomy.nii.gz")
+    expect(page.locator("#use-anatomy input")).to_be_disabled()
+    page.locator("#upload-anatomy input[type=file]").set_input_files(tmp_path / "anatomy.nii.gz")
+    expect(status(page)).to_contain_text("Anatomy map taken")
+    expect(page.locator("#use-anatomy input")).to_be_checked()
+    set_seed(page, 41)
+    generate(page)
+    recipe = json.loads(download(page, "recipe", tmp_path).read_text())
+    assert set(recipe["conditions"]) == {"tumor", "anatomy"}
+
+
+def test_a_wrong_file_gets_one_sentence_and_the_drawing_survives(studio, page_at, tmp_path):
+    page = open_page(page_at, studio)
+    draw_blob(page, right=0.4, up=0.5)
+    drawn = page.locator("#editor [data-part=labels]").inner_text()
+    (tmp_path / "<img src=x>.nii.gz").write_text("not a volume")
+    page.locator("#upload-tumor input[type=file]").set_input_files(tmp_path / "<img src=x>.nii.gz")
+    alert = status(page).get_by_role("alert")
+    expect(alert).to_contain_text("not a NIfTI file")
+    assert str(tmp_path) not in alert.inner_text()
+    assert page.locator("#editor [data-part=labels]").inner_text() == drawn
+    generate(page)
+
+
+def test_an_example_restores_its_drawing_its_settings_and_its_volumes(studio, page_at):
+    page = open_page(page_at, studio)
+    last = page.locator("#examples [data-slug]").last
+    title = last.locator("b").inner_text()
+    set_seed(page, 123)
+    last.click()
+    expect(status(page)).to_contain_text(f"{title}, a finished example")
+    assert page.locator("#seed input").input_value() != "123"
+    expect(page.locator("#download-recipe")).to_be_visible()
+
+
+def test_two_visitors_at_once_get_what_each_gets_alone(studio, page_at, tmp_path):
+    pages = [open_page(page_at, studio) for _ in range(2)]
+    for number, page in enumerate(pages):
+        ball(studio.pipeline, (35 - 70 * number, -20, 25), 12).save(tmp_path / f"{number}.nii.gz")
+        page.locator("#upload-tumor input[type=file]").set_input_files(tmp_path / f"{number}.nii.gz")
+        expect(status(page)).to_contain_text("Tumor map taken")
+        set_seed(page, 50 + number)
+        set_steps(page, 12)
+    for page in pages:
+        page.locator("#generate").click()
+    expect(status(pages[1])).to_contain_text("queue:", timeout=RUN_MS)
+    for page in pages:
+        expect(status(page)).to_contain_text("Done in", timeout=2 * RUN_MS)
+    for number, page in enumerate(pages):
+        controlled, uncontrolled, drawn, recipe = downloads(page, tmp_path / str(number + 10))
+        assert recipe["request"]["seed"] == 50 + number
+        np.testing.assert_array_equal(drawn.array, Volume.load(tmp_path / f"{number}.nii.gz", labels=True).array)
+        expect_the_solo_result(studio, controlled, uncontrolled, recipe)
+
+
+def test_on_a_phone_a_finger_draws_and_the_result_comes_into_sight(studio, page_at):
+    page = open_page(page_at, studio, PHONE, has_touch=True, is_mobile=True)
+    set_seed(page, 61)
+    set_steps(page, STEPS)
+    page.locator("#generate").tap()
+    expect(page.locator("#viewer [data-plane=axial] canvas")).to_be_in_viewport(ratio=0.3)
+    expect(status(page)).to_contain_text("Done in", timeout=RUN_MS)
+    assert overflow(page) == 0
+
+
+def test_the_whole_app_runs_with_its_gpu_in_a_fork(forked_studio, page_at, tmp_path):
+    page = open_page(page_at, forked_studio)
+    draw_blob(page, right=0.36, up=0.5)
+    set_steps(page, 100)
+    page.locator("#generate").click()
+    expect(status(page)).to_contain_text(re.compile(r"Step \d+ of 100"), timeout=RUN_MS)
+    page.locator("#cancel").click()
+    expect(status(page)).to_contain_text("Cancelled")
+    set_seed(page, 71)
+    generate(page)
+    controlled, uncontrolled, _, recipe = downloads(page, tmp_path)
+    expect_the_solo_result(forked_studio, controlled, uncontrolled, recipe)

@@ -1,0 +1,56 @@
+"""Tiny models and golden numbers that the tests share."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import GOLDEN, build_tiny_config, build_tiny_model
+from torch import Tensor, nn
+
+from vcm.checkpoint import LoadedModel, load_reference, save_model
+from vcm.config import ModelConfig
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> ModelConfig:
+    """The configuration of `tiny_model`."""
+    return build_tiny_config()
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> LoadedModel:
+    """A tiny model with random weights, shared: tests that change one build their own."""
+    return build_tiny_model()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny_model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder that holds the tiny model, shared: tests that change one copy it first."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_model(folder, tiny_model.config, tiny_model.backbone, tiny_model.adapter)
+    return folder
+
+
+@pytest.fixture
+def tiny_conditions(tiny_config: ModelConfig) -> dict[str, Tensor]:
+    """A batch of two random one-hot conditions of the tiny model."""
+    generator = torch.Generator().manual_seed(4)
+    conditions = {}
+    for name, channels in tiny_config.adapter.condition_channels.items():
+        labels = torch.randint(channels + 1, (2, *tiny_config.grid.shape), generator=generator)
+        one_hot = nn.functional.one_hot(labels, channels + 1)[..., 1:]
+        conditions[name] = one_hot.movedim(-1, 1).float()
+    return conditions
+
+
+@pytest.fixture(scope="session")
+def reference() -> LoadedModel:
+    """The published code's small random networks, read from its own file layout."""
+    return load_reference(GOLDEN)
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, Tensor]:
+    """What the published code computed with the networks of `reference`."""
+    return load_file(GOLDEN / "golden.safetensors")

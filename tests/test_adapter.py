@@ -1,0 +1,221 @@
+"""The VCM: what it starts as, what it learns, which conditions it joins and which it refuses."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import build_tiny_model, randomize
+from torch import Tensor, nn
+
+from vcm.adapter import VCM, ConditionEncoder, draw_modality_keep, modulate
+from vcm.checkpoint import LoadedModel
+from vcm.config import AdapterConfig, ConditionEncoderConfig, ModelConfig
+
+
+def some_step(batch_size: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(9)
+    latent, epsilon = torch.randn(2, batch_size, 4, 4, 6, 4, generator=generator)
+    return latent, epsilon, torch.tensor([700, 20])[:batch_size]
+
+
+def single_modality(config: AdapterConfig) -> AdapterConfig:
+    return replace(config, condition_channels={"tumor": 3})
+
+
+def train_a_step(vcm: VCM, optimizer: torch.optim.Optimizer, conditions: dict[str, Tensor]) -> None:
+    latent, epsilon, timesteps = some_step()
+    scale, shift = vcm(latent, epsilon, vcm.encode_condition(conditions), timesteps)
+    optimizer.zero_grad()
+    (modulate(epsilon, scale, shift) - latent).square().mean().backward()
+    optimizer.step()
+
+
+def has_changed(module: nn.Module, before: dict[str, Tensor]) -> bool:
+    return any(not torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+
+
+def snapshot(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+@torch.no_grad()
+def test_new_vcm_is_exactly_the_identity(tiny_config: ModelConfig, tiny_conditions: dict[str, Tensor]) -> None:
+    vcm = VCM(tiny_config.adapter)
+    latent, epsilon, timesteps = some_step()
+    scale, shift = vcm(latent, epsilon, vcm.encode_condition(tiny_conditions), timesteps)
+    assert not scale.any()
+    assert not shift.any()
+    assert torch.equal(modulate(epsilon, scale, shift), epsilon)
+
+
+def test_heads_learn_in_the_first_step_and_the_condition_encoders_in_the_second(
+    tiny_config: ModelConfig, tiny_conditions: dict[str, Tensor]
+) -> None:
+    torch.manual_seed(0)
+    vcm = VCM(tiny_config.adapter)
+    heads, encoders = snapshot(vcm.heads), {n: snapshot(e) for n, e in vcm.condition_encoders.items()}
+    optimizer = torch.optim.Adam(vcm.parameters(), lr=1e-3)
+
+    train_a_step(vcm, optimizer, tiny_conditions)
+    assert has_changed(vcm.heads, heads)
+    assert not any(has_changed(e, encoders[n]) for n, e in vcm.condition_encoders.items())
+
+    train_a_step(vcm, optimizer, tiny_conditions)
+    assert all(has_changed(e, encoders[n]) for n, e in vcm.condition_encoders.items())
+
+
+def test_no_gradient_reaches_the_backbone(tiny_conditions: dict[str, Tensor]) -> None:
+    model = build_tiny_model()
+    latent, _, timesteps = some_step()
+    context = torch.full((2, 1, 4), 0.5)
+    epsilon = model.backbone.predict_epsilon(latent, timesteps, context)
+    features = model.adapter.encode_condition(tiny_conditions)
+    scale, shift = model.adapter(latent, epsilon, features, timesteps)
+    modulate(epsilon, scale, shift).square().mean().backward()
+    assert all(parameter.grad is not None for parameter in model.adapter.parameters())
+    assert all(parameter.grad is None for parameter in model.backbone.parameters())
+
+
+@torch.no_grad()
+def test_heads_with_instance_norm_have_zero_mean_and_unit_variance(
+    reference: LoadedModel, golden: dict[str, Tensor]
+) -> None:
+    features, timesteps = golden["condition_features"], torch.tensor([500])
+    scale, shift = reference.adapter(golden["noise"], golden["t500.epsilon"], features, timesteps)
+    for head in (scale, shift):
+        torch.testing.assert_close(head.mean(dim=(2, 3, 4)), torch.zeros(1, 3), rtol=0, atol=1e-4)
+        torch.testing.assert_close(head.var(dim=(2, 3, 4)), torch.ones(1, 3), rtol=0, atol=0.1)
+
+
+@torch.no_grad()
+def test_features_lie_on_the_latent_grid_and_keep_the_place_of_the_condition(tiny_config: ModelConfig) -> None:
+    """A mark in one corner of the volume changes the features there more than anywhere else."""
+    encoder = ConditionEncoder(3, tiny_config.adapter.condition_encoder)
+    randomize(encoder, 2)
+    condition = torch.zeros(1, 3, 16, 24, 16)
+    marked = condition.clone()
+    marked[:, 0, 13:, 1:3, 6:8] = 1
+    change = (encoder(marked) - encoder(condition)).abs().sum(dim=1)[0]
+    assert change.shape == (4, 6, 4)
+    assert torch.tensor(change.shape).tolist() == list(tiny_config.latent_shape[1:])
+    assert divmod(int(change.argmax()), 6 * 4) == (3, 0 * 4 + 1)
+
+
+@pytest.mark.parametrize("names", [("tumor",), ("anatomy",), ("tumor", "anatomy")])
+@torch.no_grad()
+def test_any_subset_of_the_conditions_can_be_encoded(
+    tiny_model: LoadedModel, tiny_conditions: dict[str, Tensor], names: tuple[str, ...]
+) -> None:
+    features = tiny_model.adapter.encode_condition({name: tiny_conditions[name] for name in names})
+    assert features.shape == (2, 8, 4, 6, 4)
+    assert bool(features.isfinite().all())
+
+
+@torch.no_grad()
+def test_order_in_which_conditions_are_given_does_not_matter(
+    tiny_model: LoadedModel, tiny_conditions: dict[str, Tensor]
+) -> None:
+    turned = dict(reversed(tiny_conditions.items()))
+    assert list(turned) != list(tiny_conditions)
+    assert torch.equal(
+        tiny_model.adapter.encode_condition(turned), tiny_model.adapter.encode_condition(tiny_conditions)
+    )
+
+
+@pytest.mark.parametrize("aggregation", ["concat", "mean"])
+@torch.no_grad()
+def test_dropped_modality_is_as_good_as_absent(
+    tiny_config: ModelConfig, tiny_conditions: dict[str, Tensor], aggregation: str
+) -> None:
+    vcm = VCM(AdapterConfig.from_dict(tiny_config.adapter.to_dict() | {"aggregation": aggregation}))
+    randomize(vcm, 3)
+    keep = {"tumor": torch.tensor([True, True]), "anatomy": torch.tensor([True, False])}
+    features = vcm.encode_condition(tiny_conditions, keep)
+    both = vcm.encode_condition(tiny_conditions)
+    only_tumor = vcm.encode_condition({"tumor": tiny_conditions["tumor"]})
+    torch.testing.assert_close(features[0], both[0])
+    torch.testing.assert_close(features[1], only_tumor[1])
+    assert not torch.allclose(both[1], only_tumor[1])
+
+
+@torch.no_grad()
+def test_empty_condition_differs_from_an_absent_one(
+    tiny_model: LoadedModel, tiny_conditions: dict[str, Tensor]
+) -> None:
+    """An empty tumor map says that there is no lesion; no tumor map says nothing."""
+    anatomy = {"anatomy": tiny_conditions["anatomy"]}
+    empty = anatomy | {"tumor": torch.zeros_like(tiny_conditions["tumor"])}
+    difference = tiny_model.adapter.encode_condition(empty) - tiny_model.adapter.encode_condition(anatomy)
+    assert float(difference.abs().max()) > 1e-3
+
+
+@torch.no_grad()
+def test_mean_of_two_modalities_is_the_mean_of_their_features(
+    tiny_config: ModelConfig, tiny_conditions: dict[str, Tensor]
+) -> None:
+    vcm = VCM(replace(tiny_config.adapter, aggregation="mean"))
+    randomize(vcm, 4)
+    expected = sum(vcm.condition_encoders[name](tensor) for name, tensor in tiny_conditions.items()) / 2
+    torch.testing.assert_close(vcm.encode_condition(tiny_conditions), expected)
+
+
+@torch.no_grad()
+def test_output_schedule_scales_both_heads_by_the_signal_level_of_each_timestep(
+    tiny_model: LoadedModel, tiny_conditions: dict[str, Tensor]
+) -> None:
+    plain = VCM(replace(tiny_model.config.adapter, output_schedule=None))
+    plain.load_state_dict(tiny_model.adapter.state_dict())
+    latent, epsilon, timesteps = some_step()
+    features = plain.encode_condition(tiny_conditions)
+    level = tiny_model.backbone.alphas_cumprod[timesteps].sqrt().reshape(2, 1, 1, 1, 1)
+    scaled = tiny_model.adapter(latent, epsilon, features, timesteps)
+    for actual, unscaled in zip(scaled, plain(latent, epsilon, features, timesteps), strict=True):
+        torch.testing.assert_close(actual, unscaled * level)
+
+
+def test_single_modality_has_no_projection(tiny_config: ModelConfig, tiny_conditions: dict[str, Tensor]) -> None:
+    vcm = VCM(single_modality(tiny_config.adapter))
+    assert vcm.projection is None
+    features = vcm.encode_condition({"tumor": tiny_conditions["tumor"]})
+    assert torch.equal(features, vcm.condition_encoders["tumor"](tiny_conditions["tumor"]))
+
+
+@torch.no_grad()
+def test_labels_of_any_number_type_are_encoded_alike(
+    tiny_model: LoadedModel, tiny_conditions: dict[str, Tensor]
+) -> None:
+    expected = tiny_model.adapter.encode_condition(tiny_conditions)
+    for dtype in (torch.uint8, torch.bool, torch.int64, torch.float64):
+        conditions = {name: tensor.to(dtype) for name, tensor in tiny_conditions.items()}
+        assert torch.equal(tiny_model.adapter.encode_condition(conditions), expected)
+
+
+def test_conditions_that_cannot_be_encoded_are_refused(tiny_model: LoadedModel) -> None:
+    encode = tiny_model.adapter.encode_condition
+    with pytest.raises(ValueError, match="At least one condition"):
+        encode({})
+    with pytest.raises(ValueError, match="no condition named t2: it takes tumor, anatomy"):
+        encode({"t2": torch.zeros(1, 1, 16, 24, 16)})
+    with pytest.raises(ValueError, match=r"tumor must have the shape \(B, 3, X, Y, Z\)"):
+        encode({"tumor": torch.zeros(1, 4, 16, 24, 16)})
+    with pytest.raises(ValueError, match="must have the shape"):
+        encode({"tumor": torch.zeros(3, 16, 24, 16)})
+
+
+def test_condition_encoder_may_have_no_residual_block_at_full_resolution() -> None:
+    config = ConditionEncoderConfig(channels=(4, 8), num_res_blocks=(0, 1), downsample=(True, False), norm_num_groups=4)
+    encoder = ConditionEncoder(2, config)
+    assert encoder(torch.zeros(1, 2, 4, 6, 8)).shape == (1, 8, 2, 3, 4)
+
+
+def test_modality_drop_keeps_at_least_one_modality_of_every_sample() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for probability in (0.0, 0.5, 1.0):
+        keep = torch.stack(list(draw_modality_keep(("a", "b", "c"), 200, probability, generator).values()), dim=1)
+        assert bool(keep.any(dim=1).all())
+        assert float(keep.float().mean()) == pytest.approx({0.0: 1.0, 0.5: 0.5, 1.0: 1 / 3}[probability], abs=0.1)
+
+
+def test_survivor_of_a_total_drop_is_every_modality_in_turn() -> None:
+    keep = draw_modality_keep(("a", "b", "c"), 300, 1.0, torch.Generator().manual_seed(0))
+    assert all(70 < int(kept.sum()) < 130 for kept in keep.values())

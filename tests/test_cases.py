@@ -1,0 +1,91 @@
+"""From arguments to cases: single files, folders, patterns, and what does not pair up."""
+
+from pathlib import Path
+
+import pytest
+
+from vcm.cases import Case, CaseError, find_cases
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("sub-1_tumor.nii.gz", "sub-2_tumor.nii.gz", "sub-1_anatomy.nii.gz", "sub-2_anatomy.nii.gz"):
+        (tmp_path / name).touch()
+    (tmp_path / "participants.tsv").touch()
+    return tmp_path
+
+
+def test_no_argument_is_one_case_without_conditions():
+    assert find_cases([]) == [Case(None, {})]
+
+
+def test_one_file_a_condition_is_one_case(folder):
+    tumor, anatomy = folder / "sub-1_tumor.nii.gz", folder / "sub-1_anatomy.nii.gz"
+    assert find_cases([f"tumor={tumor}", f"anatomy={anatomy}"]) == [Case(None, {"tumor": tumor, "anatomy": anatomy})]
+
+
+def test_a_pattern_is_one_case_a_file_named_without_its_condition(folder):
+    cases = find_cases([f"tumor={folder}/*_tumor.nii.gz"])
+    assert [(case.name, case.files["tumor"].name) for case in cases] == [
+        ("sub-1", "sub-1_tumor.nii.gz"),
+        ("sub-2", "sub-2_tumor.nii.gz"),
+    ]
+
+
+def test_a_folder_is_all_its_volumes_and_nothing_else(tmp_path):
+    for name in ("b.nii", "a.nii.gz", "notes.txt", ".hidden.nii.gz"):
+        (tmp_path / name).touch()
+    assert [case.name for case in find_cases([f"tumor={tmp_path}"])] == ["a", "b"]
+
+
+def test_two_patterns_are_paired_by_case(folder):
+    cases = find_cases([f"tumor={folder}/*_tumor.nii.gz", f"anatomy={folder}/*_anatomy.nii.gz"])
+    assert [case.files["anatomy"].name for case in cases] == ["sub-1_anatomy.nii.gz", "sub-2_anatomy.nii.gz"]
+
+
+def test_a_single_file_belongs_to_every_case(folder):
+    anatomy = folder / "sub-1_anatomy.nii.gz"
+    cases = find_cases([f"tumor={folder}/*_tumor.nii.gz", f"anatomy={anatomy}"])
+    assert [case.files["anatomy"] for case in cases] == [anatomy, anatomy]
+
+
+def test_files_that_are_named_alike_are_told_apart_by_their_folders(tmp_path):
+    for name in ("ann", "bob"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tumor.nii.gz").touch()
+    assert [case.name for case in find_cases([f"tumor={tmp_path}/*/tumor.nii.gz"])] == ["ann", "bob"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["lesion.nii.gz"], "NAME=FILE"),
+        (["=lesion.nii.gz"], "NAME=FILE"),
+        (["tumor="], "NAME=FILE"),
+        (["tumor=nowhere/secret.nii.gz"], "No file was found for the condition tumor"),
+    ],
+)
+def test_an_argument_that_names_no_file_gives_one_sentence(arguments, sentence):
+    with pytest.raises(CaseError, match=sentence) as caught:
+        find_cases(arguments)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_condition_given_twice_is_refused(folder):
+    argument = f"tumor={folder / 'sub-1_tumor.nii.gz'}"
+    with pytest.raises(CaseError, match="given twice"):
+        find_cases([argument, argument])
+
+
+def test_conditions_that_do_not_pair_up_are_refused(folder):
+    (folder / "sub-2_anatomy.nii.gz").rename(folder / "sub-3_anatomy.nii.gz")
+    with pytest.raises(CaseError, match="do not pair up"):
+        find_cases([f"tumor={folder}/*_tumor.nii.gz", f"anatomy={folder}/*_anatomy.nii.gz"])
+
+
+def test_files_that_cannot_be_told_apart_are_refused(tmp_path):
+    for parent in ("a/x", "b/x"):
+        (tmp_path / parent).mkdir(parents=True)
+        (tmp_path / parent / "tumor.nii.gz").touch()
+    with pytest.raises(CaseError, match="named alike"):
+        find_cases([f"tumor={tmp_path}/*/x/tumor.nii.gz"])

@@ -1,0 +1,202 @@
+"""The model card: every figure with its interval and count, verdicts computed and not claimed, files as they are."""
+
+import copy
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from vcm.checkpoint import CheckpointError, file_hash, write_sums
+from vcm.model_card import CARD_FILE, TEMPLATE_NOTICE, Figure, Goal, count_parameters, write_model_card
+from vcm.segmenter import Segmenter, SegmenterConfig
+
+ROOT = Path(__file__).parent.parent
+GOALS = 11
+
+
+def estimate(value, interval=None, count=32):
+    return {"value": value, "interval": interval, "count": count}
+
+
+@pytest.fixture
+def folder(tiny_folder, tmp_path) -> Path:
+    """A whole model folder of its own, segmenter included."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    Segmenter(SegmenterConfig(init_filters=8, blocks_down=(1, 1), blocks_up=(1,))).save(folder)
+    write_sums(folder)
+    return folder
+
+
+@pytest.fixture
+def evaluation(folder) -> dict:
+    """An evaluation in which every goal is reached but one, the whole-tumor Dice, which misses by a hair."""
+    good = estimate(0.95, [0.93, 0.97])
+    fit = {"correlation": estimate(0.96, [0.9, 0.98], 128), "slope": estimate(1.02, [0.9, 1.1], 128)}
+    names = ("whole_tumor_ceiling", "share_of_ceiling", "whole_tumor_dice_with_anatomy", "tumor_core_dice")
+    names += ("tumor_core_ceiling", "enhancing_dice", "enhancing_ceiling", "ventricle_dice", "ventricle_ceiling")
+    return {
+        "weights": {name: file_hash(folder / name) for name in ("config.json", "vcm.safetensors")},
+        "precision": "bfloat16",
+        "plan": {
+            "first_seed": 200_000,
+            "subjects": 32,
+            "uncontrolled": 128,
+            "num_inference_steps": 20,
+            "guidance_scale": 1.0,
+        },
+        "sections": {
+            "autoencoder": {
+                "psnr_whole_db": estimate(29.123, [28.5, 29.6]),
+                "psnr_head_db": estimate(26.5, [26.0, 27.0]),
+                "tumor_dice_originals": good,
+                "tumor_dice_round_trip": good,
+                "tumor_dice_kept": estimate(0.987, [0.95, 0.99]),
+            },
+            "adherence": {
+                "clear_lesion_mm": 12.0,
+                "margin_mm": 10.0,
+                "whole_tumor_dice": estimate(0.7499, [0.7, 0.79], 25),
+                "whole_tumor_floor": estimate(0.012, [0.0, 0.03]),
+                **dict.fromkeys(names, good),
+                "volume": fit,
+                "by_size": {"0 to 12 mm": estimate(0.41, [0.3, 0.5], 7), "36 mm and more": estimate(None, None, 0)},
+                "change_outside": estimate(0.0123, [0.01, 0.015]),
+                "change_inside": estimate(0.2, [0.18, 0.22]),
+            },
+            "priors": {
+                "ventricular_volume": fit,
+                "brain_volume": fit,
+                "mmd_generated": estimate(0.31, [0.2, 0.4], 64),
+                "mmd_simulated": estimate(-0.01, [-0.05, 0.06], 64),
+                "ms_ssim_generated": good,
+                "ms_ssim_simulated": good,
+            },
+        },
+    }
+
+
+def row(card: str, name: str) -> list[str]:
+    """The cells of the first row of the card that begins with a name."""
+    line = next(line for line in card.splitlines() if line.startswith(f"| {name} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_a_figure_stands_beside_its_interval_count_goal_and_verdict(folder, evaluation):
+    path = write_model_card(folder, evaluation)
+    assert path == folder / CARD_FILE
+    card = path.read_text()
+    psnr = row(card, "Autoencoder: PSNR, whole volume")
+    assert psnr[1:] == ["29.12 dB [28.50, 29.60]", "32", "at least 26 dB", "reached"]
+    name = "Mean absolute change further than 10 mm from the tumor"
+    assert row(card, name)[1:] == ["0.0123 [0.0100, 0.0150]", "32", "at most 0.03", "reached"]
+    assert row(card, "Brain volume, asked against measured: slope")[2:] == ["128", "0.7 to 1.3", "reached"]
+    assert row(card, "Autoencoder: PSNR, inside the head")[3:] == ["", ""]
+
+
+def test_a_goal_missed_by_a_hair_is_not_reached_whatever_rounding_shows(folder, evaluation):
+    card = write_model_card(folder, evaluation).read_text()
+    missed = row(card, "Whole-tumor Dice, lesions from 12 mm")
+    assert missed[1:] == ["0.750 [0.700, 0.790]", "25", "at least 0.75", "**not reached**"]
+    assert f"{GOALS - 1} of {GOALS} goals are reached. Not reached: Whole-tumor Dice, lesions from 12 mm." in card
+    better = copy.deepcopy(evaluation)
+    better["sections"]["adherence"]["whole_tumor_dice"]["value"] = 0.75
+    card = write_model_card(folder, better).read_text()
+    assert f"{GOALS} of {GOALS} goals are reached." in card
+    assert "ot reached" not in card
+
+
+def test_what_could_not_be_measured_is_not_reached(folder, evaluation):
+    evaluation["sections"]["priors"]["brain_volume"] = {"correlation": estimate(None), "slope": estimate(None)}
+    card = write_model_card(folder, evaluation).read_text()
+    cells = row(card, "Brain volume, asked against measured: slope")
+    assert cells[1] == "could not be measured"
+    assert cells[4] == "**not reached**"
+    assert row(card, "36 mm and more") == ["36 mm and more", "could not be measured", "0"]
+
+
+@pytest.mark.parametrize(
+    ("goal", "told", "reached", "missed"),
+    [
+        (Goal(0.9), "at least 0.9", (0.9, 2.0), (0.8999, -math.inf)),
+        (Goal(most=0.1), "at most 0.1", (0.1, -1.0), (0.1001, math.nan)),
+        (Goal(0.7, 1.3), "0.7 to 1.3", (0.7, 1.3), (0.69, 1.31)),
+    ],
+)
+def test_a_goal_holds_up_to_its_bounds(goal, told, reached, missed):
+    assert str(goal) == told
+    assert all(goal.is_reached(value) for value in reached)
+    assert not any(goal.is_reached(value) for value in missed)
+    assert Figure("x", {"value": missed[0], "interval": None, "count": 1}, goal).verdict == "**not reached**"
+
+
+def test_the_header_can_be_read_by_the_hub(folder, evaluation):
+    card = write_model_card(folder, evaluation).read_text()
+    _, header, body = card.split("---\n", 2)
+    lines = header.splitlines()
+    assert lines[0] == "license: apache-2.0"
+    assert lines[1] == "tags:"
+    assert all(line.startswith("  - ") for line in lines[2:])
+    assert body.lstrip().startswith("# tiny: ")
+
+
+def test_sizes_and_parameters_are_read_from_the_files(folder, evaluation, tiny_model):
+    card = write_model_card(folder, evaluation).read_text()
+    for name, module in (
+        ("autoencoder.safetensors", tiny_model.backbone.autoencoder),
+        ("diffusion.safetensors", tiny_model.backbone.diffusion),
+        ("vcm.safetensors", tiny_model.adapter),
+    ):
+        size, parameters = row(card, f"`{name}`")[1:3]
+        assert size == f"{(folder / name).stat().st_size / 1e6:.2f} MB"
+        assert int(parameters.replace(",", "")) == sum(tensor.numel() for tensor in module.state_dict().values())
+    # The whitening maps lie in the file of the diffusion network, and are no parameters.
+    stored = sum(tensor.numel() for tensor in load_file(folder / "diffusion.safetensors").values())
+    assert count_parameters(folder / "diffusion.safetensors") < stored
+
+
+def test_the_card_says_what_the_model_is_not_who_saw_what_and_whose_template_it_is(folder, evaluation):
+    card = write_model_card(folder, evaluation).read_text()
+    text = " ".join(card.replace("\n> ", " ").split())
+    assert "learned from simulated subjects made from one template. It is not clinical" in text
+    assert row(card, "diffusion network")[2:] == ["tumor-free only", "is frozen afterwards"]
+    assert row(card, "segmenter")[3] == "only ever measures"
+    assert "vcm evaluate --model tiny --out evaluation" in card
+    assert "vcm train diffusion --out model" in card
+    assert TEMPLATE_NOTICE in text
+    readme = " ".join((ROOT / "README.md").read_text().replace("\n> ", " ").split())
+    assert TEMPLATE_NOTICE in readme
+
+
+def test_the_command_of_another_plan_has_its_options(folder, evaluation):
+    evaluation["plan"] |= {"subjects": 4, "first_seed": 300_000}
+    card = write_model_card(folder, evaluation).read_text()
+    assert "vcm evaluate --model tiny --subjects 4 --seed 300000 --out" in card
+
+
+def test_an_unfinished_evaluation_and_one_of_other_weights_are_refused(folder, evaluation):
+    unfinished = {**evaluation, "sections": {"autoencoder": evaluation["sections"]["autoencoder"]}}
+    with pytest.raises(ValueError, match="lacks the section 'adherence'"):
+        write_model_card(folder, unfinished)
+    other = {**evaluation, "weights": {"vcm.safetensors": "0" * 64}}
+    with pytest.raises(ValueError, match=r"of another vcm\.safetensors than the folder's"):
+        write_model_card(folder, other)
+    assert not (folder / CARD_FILE).exists()
+
+
+def test_a_damaged_model_gets_no_card(folder, evaluation):
+    weights = folder / "segmenter.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=r"segmenter\.safetensors is damaged"):
+        write_model_card(folder, evaluation)
+    with pytest.raises(CheckpointError, match="damaged or not a safetensors file"):
+        count_parameters(weights)
+
+
+def test_every_table_ends_with_an_empty_line(folder, evaluation):
+    lines = write_model_card(folder, evaluation).read_text().splitlines()
+    ends = [below for line, below in zip(lines, [*lines[1:], ""], strict=True) if line.startswith("|")]
+    assert len(ends) > 40
+    assert all(below == "" or below.startswith("|") for below in ends)

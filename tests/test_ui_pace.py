@@ -1,0 +1,56 @@
+"""The estimate of a run's time: unknown at first, then learned, and proportional to the work."""
+
+import pytest
+
+from vcm.request import GenerationRequest
+from vcm.ui.pace import Pace, Workload
+
+
+def test_nothing_is_promised_before_the_first_run():
+    assert Pace().estimate_seconds(Workload(20, 20)) is None
+    assert Pace().estimate_rest(Workload(20, 20), 5, 20) is None
+
+
+def test_the_same_run_is_estimated_as_it_was():
+    pace, work = Pace(), Workload(20, 20)
+    pace.learn(work, {"encode": 1.0, "sample": 8.0, "preview": 0.5, "decode": 2.0, "segment": 1.0})
+    assert pace.estimate_seconds(work) == pytest.approx(12.5)
+
+
+def test_more_work_takes_longer_and_less_takes_less():
+    pace = Pace()
+    pace.learn(Workload(20, 20), {"sample": 8.0, "decode": 2.0})
+    alone, both, long = (pace.estimate_seconds(work) for work in (Workload(20, 0), Workload(20, 20), Workload(40, 40)))
+    assert alone < both < long
+    assert long == pytest.approx(18.0)
+
+
+def test_the_rest_shrinks_to_what_comes_after_the_last_step():
+    pace, work = Pace(), Workload(10, 10)
+    pace.learn(work, {"sample": 10.0, "decode": 2.0})
+    rests = [pace.estimate_rest(work, step, 10) for step in range(1, 11)]
+    assert rests == sorted(rests, reverse=True)
+    assert rests[-1] == pytest.approx(2.0)
+
+
+def test_a_machine_that_gets_slower_is_noticed():
+    pace, work = Pace(), Workload(10, 0)
+    pace.learn(work, {"sample": 1.0})
+    for _ in range(6):
+        pace.learn(work, {"sample": 4.0})
+    assert pace.estimate_seconds(work) == pytest.approx(4.0, rel=0.1)
+
+
+def test_a_run_that_was_all_cached_teaches_nothing():
+    pace = Pace()
+    pace.learn(Workload(0, 0), {"sample": 0.0})
+    assert pace.estimate_seconds(Workload(20, 0)) is None
+
+
+@pytest.mark.parametrize(
+    ("compare", "is_controlled", "work"),
+    [(True, True, (7, 7)), (False, True, (7, 0)), (True, False, (0, 7)), (False, False, (0, 7))],
+)
+def test_the_work_of_a_request_is_what_it_computes(compare, is_controlled, work):
+    request = GenerationRequest(num_inference_steps=7, compare=compare)
+    assert Workload.of(request, is_controlled=is_controlled) == Workload(*work)

@@ -1,0 +1,126 @@
+"""Walls between the parts: who may import what, read from the source without running it."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted((ROOT / "vcm").rglob("*.py"))
+}
+HEAVY = {"diffusers", "gradio", "monai", "nibabel", "nilearn", "plotly", "scipy", "skimage", "spaces", "torch"}
+
+
+def imports_of(source: str, top_level: bool = False) -> Iterator[str]:
+    """Yield the full names that a source imports; with `top_level`, only those that its import runs.
+
+    What stands under `if TYPE_CHECKING:` never runs and is left out.
+    """
+    waiting: list[ast.AST] = [ast.parse(source)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) == "import_module":
+            yield from (str(argument.value) for argument in node.args if isinstance(argument, ast.Constant))
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            waiting.extend(node.orelse)
+        elif not (top_level and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)):
+            waiting.extend(ast.iter_child_nodes(node))
+
+
+def importers_of(*packages: str) -> set[str]:
+    """Return the modules that import any of the packages, anywhere in them."""
+    return {
+        module
+        for module, path in MODULES.items()
+        for name in imports_of(path.read_text())
+        if any(name == package or name.startswith(f"{package}.") for package in packages)
+    }
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import gradio as gr",
+        "import json, gradio.events",
+        "from gradio import Blocks",
+        "def build():\n    from gradio.data_classes import FileData",
+        "try:\n    import gradio\nexcept ImportError:\n    pass",
+        "import importlib\ngr = importlib.import_module('gradio')",
+    ],
+)
+def test_an_import_is_seen_however_it_is_written(source: str) -> None:
+    assert any(name.split(".")[0] == "gradio" for name in imports_of(source))
+
+
+def test_imports_for_types_alone_and_imports_on_demand_are_told_apart() -> None:
+    source = "if TYPE_CHECKING:\n    import torch\nelse:\n    import json\ndef run():\n    import monai\n"
+    assert set(imports_of(source)) == {"json", "monai"}
+    assert set(imports_of(source, top_level=True)) == {"json"}
+
+
+def test_imports_name_their_module_in_full() -> None:
+    assert list(imports_of("from .ui import app")) == [".ui.app"]
+    for module, path in MODULES.items():
+        assert not [name for name in imports_of(path.read_text()) if name.startswith(".")], module
+
+
+def test_only_the_ui_imports_gradio() -> None:
+    importers = importers_of("gradio", "gradio_client")
+    assert importers
+    assert all(module.startswith("vcm.ui.") or module == "vcm.ui" for module in importers)
+
+
+def test_only_the_command_line_imports_the_ui() -> None:
+    outside = {module for module in importers_of("vcm.ui") if not module.startswith("vcm.ui")}
+    assert outside <= {"vcm.cli"}
+
+
+def test_the_ui_imports_no_networks() -> None:
+    for module in importers_of("monai", "diffusers"):
+        assert not module.startswith("vcm.ui")
+
+
+def test_only_volume_imports_nibabel() -> None:
+    assert importers_of("nibabel") == {"vcm.volume"}
+
+
+def test_only_surface_imports_plotly() -> None:
+    assert importers_of("plotly") <= {"vcm.surface"}
+
+
+@pytest.mark.parametrize("module", ["vcm", "vcm.cli", "vcm.__main__", "vcm.errors"])
+def test_the_doors_import_nothing_heavy(module: str) -> None:
+    names = imports_of(MODULES[module].read_text(), top_level=True)
+    assert not {name.split(".")[0] for name in names} & HEAVY
+
+
+def test_importing_the_package_and_asking_for_a_request_loads_no_torch() -> None:
+    code = (
+        "import sys, vcm; assert 'numpy' not in sys.modules; vcm.GenerationRequest(); vcm.Volume; vcm.VolumeError; "
+        "assert not {'torch', 'monai', 'gradio'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_public_name_is_exported_and_no_other() -> None:
+    import vcm
+
+    assert sorted(vcm.__all__) == ["GenerationRequest", "GenerationResult", "Pipeline", "VCM", "Volume", "VolumeError"]
+    for name in vcm.__all__:
+        assert getattr(vcm, name).__name__ == name
+    assert set(vcm.__all__) <= set(dir(vcm))
+    with pytest.raises(AttributeError, match="nothing_of_the_kind"):
+        _ = vcm.nothing_of_the_kind
+    from vcm.volume import VolumeError
+
+    assert vcm.VolumeError is VolumeError

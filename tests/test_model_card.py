@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from vcm.checkpoint import CheckpointError, file_hash, write_sums
 from vcm.model_card import CARD_FILE, TEMPLATE_NOTICE, Figure, Goal, count_parameters, write_model_card
 from vcm.segmenter import Segmenter, SegmenterConfig
+from vcm.train.record import record_training
 
 ROOT = Path(__file__).parent.parent
 GOALS = 11
@@ -26,6 +27,9 @@ def folder(tiny_folder, tmp_path) -> Path:
     folder = tmp_path / "model"
     shutil.copytree(tiny_folder, folder)
     Segmenter(SegmenterConfig(init_filters=8, blocks_down=(1, 1), blocks_up=(1,))).save(folder)
+    for stage in ("autoencoder", "diffusion", "vcm", "segmenter"):
+        record_training(folder, stage, "random", steps=3000, subjects=500)
+    record_training(folder, "diffusion", "weights", steps=2000, subjects=400)
     write_sums(folder)
     return folder
 
@@ -161,10 +165,12 @@ def test_the_card_says_what_the_model_is_not_who_saw_what_and_whose_template_it_
     card = write_model_card(folder, evaluation).read_text()
     text = " ".join(card.replace("\n> ", " ").split())
     assert "learned from simulated subjects made from one template. It is not clinical" in text
+    assert row(card, "diffusion network")[1] == "10000 to 10499"
     assert row(card, "diffusion network")[2:] == ["tumor-free only", "is frozen afterwards"]
     assert row(card, "segmenter")[3] == "only ever measures"
     assert "vcm evaluate --model tiny --out evaluation" in card
-    assert "vcm train diffusion --out model" in card
+    assert "vcm train diffusion --samples 500 --steps 3000 --out model" in card
+    assert "vcm train diffusion --samples 400 --steps 2000 --from-weights --out model" in card
     assert TEMPLATE_NOTICE in text
     readme = " ".join((ROOT / "README.md").read_text().replace("\n> ", " ").split())
     assert TEMPLATE_NOTICE in readme

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny import build_tiny_config, build_tiny_model
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ from vcm.train.adapter import AdapterRecipe, measure_overhead, train_adapter
 from vcm.train.diffusion import stratified_timesteps, train_diffusion
 from vcm.train.latents import WHITENING_FLOOR_SHARE, cached_tensor, encode_images, measure_whitening
 from vcm.train.loop import LoopConfig, run_loop
+from vcm.train.record import read_training
 from vcm.volume import Volume
 
 # Large enough that no level of a network is 2 cells wide: there oneDNN's bfloat16 convolutions read memory that nobody
@@ -330,7 +332,8 @@ def test_the_prior_is_trained_on_whitened_latents_of_tumor_free_subjects_and_is_
     assert not any(with_tumor for _, with_tumor in cohorts.asked)
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
     assert_same_weights(backbone.autoencoder, model.backbone.autoencoder)
-    latents = backbone.normalize(torch.load(tmp_path / "latents-training-2.pt", weights_only=True))
+    paths = [tmp_path / f"latents-training-2{side}.pt" for side in ("", "-mirrored")]
+    latents = backbone.normalize(torch.cat([torch.load(path, weights_only=True) for path in paths]))
     torch.testing.assert_close(latents.mean(0), torch.zeros_like(latents[0]), atol=1e-4, rtol=0)
     assert float(latents.std(0).max()) <= 1.0001
 
@@ -354,6 +357,24 @@ def test_the_four_stages_make_a_model_that_generates(tiny_stages, tmp_path):
     stages.train("vcm", folder, samples=2, steps=4, resume=True)
     assert (folder / "vcm.safetensors").read_bytes() != before
     load_model(folder)  # its sums are those of the new weights
+    assert read_training(folder)["vcm"] == [{"from_weights": False, "steps": 4, "subjects": 2}]
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "segmenter", "diffusion", "vcm"])
+def test_a_new_run_from_the_weights_of_an_old_one_starts_where_that_ended(tiny_stages, tmp_path, stage):
+    for earlier in dict.fromkeys(("autoencoder", "diffusion", stage)):
+        if earlier != stage or stage != "vcm":
+            stages.train(earlier, tmp_path, samples=2, steps=2)
+    if stage == "vcm":
+        with pytest.raises(ValueError, match="no weights of the vcm"):
+            stages.train(stage, tmp_path, samples=2, steps=1, from_weights=True)
+        stages.train(stage, tmp_path, samples=2, steps=2)
+    old = load_file(tmp_path / f"{stage}.safetensors")
+    stages.train(stage, tmp_path, samples=2, steps=1, from_weights=True)
+    new = load_file(tmp_path / f"{stage}.safetensors")
+    changes = [float((new[name].float() - old[name].float()).abs().max()) for name in old if "latent_" not in name]
+    assert 0 < max(changes) < 0.02  # one step of the warm-up away
+    assert [run["from_weights"] for run in read_training(tmp_path)[stage]] == [False, True]
 
 
 def test_no_stage_sees_a_test_subject_and_the_segmenter_shares_none_with_the_others(tiny_stages, tmp_path):

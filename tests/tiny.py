@@ -1,4 +1,4 @@
-"""A tiny model like the embedded one in every switch, made of random weights in milliseconds; and where the golden numbers lie."""
+"""A tiny model like the embedded one in every switch, made of random weights in milliseconds; the golden numbers."""
 
 from pathlib import Path
 

@@ -264,6 +264,9 @@ def train(
         int | None, typer.Option("--steps", min=1, help="Optimizer steps.", show_default="the shipped recipe's")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run stopped.")] = False,
+    from_weights: Annotated[
+        bool, typer.Option("--from-weights", help="Begin a new run from the weights that the folder holds.")
+    ] = False,
     device: DeviceOption = "cpu",
 ) -> None:
     """Train one part of a model on simulated subjects, and export it into the model folder."""
@@ -279,6 +282,7 @@ def train(
         samples=samples,
         steps=steps,
         resume=resume,
+        from_weights=from_weights,
         device=str(choose_device(device)),
     )
     typer.echo(f"Trained {stage.value} in {out}.")

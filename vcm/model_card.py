@@ -26,9 +26,13 @@ from vcm.checkpoint import (
 from vcm.config import ModelConfig
 from vcm.evaluate import EvaluationPlan
 from vcm.metrics import BOOTSTRAP_RESAMPLES, Estimate
-from vcm.train import adapter, autoencoder, diffusion, segmenter
+from vcm.train import diffusion, segmenter
+from vcm.train.record import TRAINING_FILE, read_training
 
 CARD_FILE = "README.md"
+
+Training = Mapping[str, list[dict[str, Any]]]
+"""Every stage's runs, as `training.json` holds them."""
 
 TEMPLATE_NOTICE = (
     "Copyright (C) 1993-2009 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological Institute, McGill "
@@ -135,14 +139,15 @@ def write_model_card(folder: str | Path, evaluation: Mapping[str, Any]) -> Path:
         if evaluation["weights"].get(name, digest) != digest:
             raise ValueError(f"The evaluation is of another {name} than the folder's: evaluate this model.")
     config = ModelConfig.from_json((folder / CONFIG_FILE).read_text())
+    training = read_training(folder)
     figures = list(collect_figures(evaluation["sections"]))
     parts = [
         _HEADER,
         _introduce(config),
         _report_figures(figures, config, evaluation),
         _report_sizes(evaluation["sections"]["adherence"]),
-        _tell_data(),
-        _tell_training(),
+        _tell_data(training),
+        _tell_training(training),
         _list_files(folder),
         _tell_licence(),
     ]
@@ -249,14 +254,17 @@ Whole-tumor Dice by the diameter of the largest lesion, as a sphere of its volum
 {_tabulate(("diameter", "Dice [95 % interval]", "n"), rows)}"""
 
 
-def _tell_data() -> str:
-    compressor, prior = autoencoder.AutoencoderRecipe(), diffusion.DiffusionRecipe()
-    control, judge = adapter.AdapterRecipe(), segmenter.SegmenterRecipe()
+def _tell_data(training: Training) -> str:
+    roles = {
+        "autoencoder": ("autoencoder", 0, "with and without tumors", "compresses images"),
+        "diffusion": ("diffusion network", diffusion.FIRST_SEED, "tumor-free only", "is frozen afterwards"),
+        "vcm": ("VCM", 0, "with and without tumors", "brings the tumor"),
+        "segmenter": ("segmenter", segmenter.FIRST_SEED, "with and without tumors", "only ever measures"),
+    }
     rows = [
-        ("autoencoder", _seeds(0, compressor.subjects), "with and without tumors", "compresses images"),
-        ("diffusion network", _seeds(diffusion.FIRST_SEED, prior.subjects), "tumor-free only", "is frozen afterwards"),
-        ("VCM", _seeds(0, control.subjects), "with and without tumors", "brings the tumor"),
-        ("segmenter", _seeds(segmenter.FIRST_SEED, judge.subjects), "with and without tumors", "only ever measures"),
+        (name, _seeds(first, max(run["subjects"] for run in training[stage])), subjects, role)
+        for stage, (name, first, subjects, role) in roles.items()
+        if stage in training
     ]
     return f"""\
 ## Data: simulated, from one template
@@ -278,18 +286,18 @@ def _seeds(first: int, count: int) -> str:
     return f"{first} to {first + count - 1}"
 
 
-def _tell_training() -> str:
-    steps = {
-        "autoencoder": autoencoder.AUTOENCODER_LOOP.steps,
-        "segmenter": segmenter.SEGMENTER_LOOP.steps,
-        "diffusion": diffusion.DIFFUSION_LOOP.steps,
-        "vcm": adapter.ADAPTER_LOOP.steps,
-    }
-    commands = "\n".join(f"vcm train {stage} --out model    # {count} steps" for stage, count in steps.items())
+def _tell_training(training: Training) -> str:
+    commands = "\n".join(
+        f"vcm train {stage} --samples {run['subjects']} --steps {run['steps']}"
+        f"{' --from-weights' if run['from_weights'] else ''} --out model"
+        for stage, runs in training.items()
+        for run in runs
+    )
     return f"""\
 ## Training
 
-On two CPU cores, with the shipped commands, each of which goes on after being killed (`--resume`):
+On two CPU cores, with the shipped commands, each of which goes on after being killed (`--resume`); `{TRAINING_FILE}`
+is the record:
 
 ```bash
 {commands}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from vcm.config import AdapterConfig
 from vcm.dataset import Cohort, simulated_cohort
 from vcm.precision import autocast, use_channels_last
 from vcm.train.diffusion import stratified_timesteps
-from vcm.train.latents import cached_tensor, encode_images
+from vcm.train.latents import cached_pair
 from vcm.train.loop import LoopConfig, run_loop
 
 ADAPTER_LOOP = LoopConfig(
@@ -53,6 +53,7 @@ def train_adapter(
     resume: bool = False,
     device: str = "cpu",
     cache: str | Path | None = None,
+    initial: Mapping[str, Tensor] | None = None,
 ) -> VCM:
     """Train on simulated subjects with tumors, seen as they are and mirrored; returns the averaged VCM.
 
@@ -60,17 +61,24 @@ def train_adapter(
         out: folder for state, log and latents.
         backbone: frozen; no gradient reaches it.
         cache: folder for the simulated cohort, `out` by default.
+        initial: weights of the VCM to start from, instead of random ones.
     """
     recipe = recipe or AdapterRecipe()
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     backbone = backbone.to(device)
     use_channels_last(backbone)
-    pairs = _Pairs(folder / "training", simulated_cohort(cache or out, range(recipe.subjects)), backbone, device)
+    pairs = _Pairs(
+        folder / "latents-training", simulated_cohort(cache or out, range(recipe.subjects)), backbone, device
+    )
     first = simulate.VALIDATION_SEEDS.start
-    held_out = _Pairs(folder / "held-out", simulated_cohort(cache or out, range(first, first + 8)), backbone, device)
+    held_out = _Pairs(
+        folder / "latents-held-out", simulated_cohort(cache or out, range(first, first + 8)), backbone, device
+    )
     torch.manual_seed(recipe.loop.seed)
     adapter = VCM(config)
+    if initial is not None:
+        adapter.load_state_dict(initial)
 
     def loss_function(network: VCM, step: int, random: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         chosen = torch.multinomial(pairs.sampling_weights, recipe.batch_size, generator=random).tolist()
@@ -138,15 +146,8 @@ class _Pairs:
     def __init__(self, prefix: Path, cohort: Cohort, backbone: Backbone, device: str) -> None:
         self.cohort = cohort
         self.device = device
-        images = cohort.images["t1"]
-        means = [
-            cached_tensor(
-                prefix.with_name(f"latents-{prefix.name}-{len(cohort)}{'-mirrored' * mirrored}.pt"),
-                partial(encode_images, backbone.autoencoder, images, device, mirrored),
-            )
-            for mirrored in (False, True)
-        ]
-        self.latents = backbone.normalize(torch.cat(means).to(device))
+        means = cached_pair(prefix, backbone.autoencoder, cohort.images["t1"], device)
+        self.latents = backbone.normalize(means.to(device))
         self.contexts = torch.from_numpy(cohort.context.copy())[:, None].to(device)  # (N, 1, 4)
         # Most tumors fill a few dozen of eleven thousand latent cells: seen evenly, they teach little in a step.
         sizes = torch.tensor([float(np.count_nonzero(tumor)) for tumor in cohort.tumor])

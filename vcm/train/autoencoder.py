@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from vcm import simulate
 from vcm.dataset import Cohort, simulated_cohort
+from vcm.train.halves import draw_half, tumor_sampling_weights
 from vcm.train.loop import LoopConfig, run_loop
 from vcm.train.mini import AUTOENCODER
 
@@ -31,7 +33,7 @@ class AutoencoderRecipe:
     whole_share: float = 0.06
     starting_log_variance: float = -5.0  # of the latent: a code that starts as pure noise learns slowly
     kl_weight: float = 1e-6
-    tumor_weight: float = 6.0  # beside 1 elsewhere: lesions are few voxels, and must survive the round trip
+    tumor_weight: float = 20.0  # beside 1 elsewhere: lesions are few voxels, and must survive the round trip
 
 
 def train_autoencoder(
@@ -41,25 +43,30 @@ def train_autoencoder(
     resume: bool = False,
     device: str = "cpu",
     cache: str | Path | None = None,
+    initial: Mapping[str, Tensor] | None = None,
 ) -> AutoencoderKL:
     """Train on simulated contrast-enhanced T1 volumes; returns the averaged network.
 
     Args:
         out: folder for state, log and pictures.
         cache: folder for the simulated cohort, `out` by default.
+        initial: weights to start from, instead of random ones.
     """
     recipe = recipe or AutoencoderRecipe()
     cohort = simulated_cohort(cache or out, range(recipe.subjects))
     held_out = simulated_cohort(
         cache or out, range(simulate.VALIDATION_SEEDS.start, simulate.VALIDATION_SEEDS.start + 8)
     )
+    sampling_weights = tumor_sampling_weights(cohort)
     torch.manual_seed(recipe.loop.seed)
     network = AutoencoderKL(**AUTOENCODER)
     nn.init.constant_(network.get_parameter("quant_conv_log_sigma.conv.bias"), recipe.starting_log_variance)
+    if initial is not None:
+        network.load_state_dict(initial)
 
     def loss_function(network: AutoencoderKL, step: int, random: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         whole = step >= recipe.loop.steps * (1 - recipe.whole_share)
-        image, weight = _draw(cohort, recipe, whole, random)
+        image, weight = _draw(cohort, sampling_weights, recipe, whole, random)
         image, weight = (x.to(device, memory_format=torch.channels_last_3d) for x in (image, weight))
         mean, sigma = network.encode(image)
         noise = torch.randn(mean.shape, generator=random).to(device)
@@ -82,12 +89,13 @@ def train_autoencoder(
     return run_loop(network, loss_function, recipe.loop, out, resume=resume, device=device, validate=validate)
 
 
-def _draw(cohort: Cohort, recipe: AutoencoderRecipe, whole: bool, random: torch.Generator) -> tuple[Tensor, Tensor]:
+def _draw(
+    cohort: Cohort, sampling_weights: Tensor, recipe: AutoencoderRecipe, whole: bool, random: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """One image, mirrored half the time, with its weights: both (1, 1, x, y, z)."""
-    subject = int(torch.randint(len(cohort), (1,), generator=random))
-    half = cohort.tumor.shape[1] // 2
-    left = bool(torch.rand(1, generator=random) < 0.5)
-    window = slice(None) if whole else slice(0, half) if left else slice(half, None)
+    subject, window = draw_half(cohort, sampling_weights, random)
+    if whole:
+        window = slice(None)
     image = torch.from_numpy(cohort.images["t1"][subject][window].astype("float32"))
     tumor = torch.from_numpy(cohort.tumor[subject][window] > 0)
     if torch.rand(1, generator=random) < 0.5:

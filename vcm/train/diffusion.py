@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from vcm.backbone import Backbone
 from vcm.config import ModelConfig
 from vcm.dataset import simulated_cohort
 from vcm.precision import use_channels_last
-from vcm.train.latents import cached_tensor, encode_images, measure_whitening
+from vcm.train.latents import cached_pair, measure_whitening
 from vcm.train.loop import LoopConfig, run_loop
 
 FIRST_SEED = 10_000
@@ -43,19 +43,25 @@ def train_diffusion(
     resume: bool = False,
     device: str = "cpu",
     cache: str | Path | None = None,
+    initial: Mapping[str, Tensor] | None = None,
 ) -> Backbone:
-    """Train on whitened latents of simulated tumor-free subjects; returns the backbone with averaged weights.
+    """Train on whitened latents of simulated tumor-free subjects and of their mirror images.
+
+    Returns the backbone with averaged weights.
 
     Args:
         out: folder for state, log and latents.
         autoencoder: the trained one; it stays as it is.
         cache: folder for the simulated cohort, `out` by default.
+        initial: weights of the diffusion network to start from, instead of random ones.
     """
     recipe = recipe or DiffusionRecipe()
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     backbone = Backbone(config.backbone, config.latent_shape).to(device)
     backbone.autoencoder.load_state_dict(autoencoder.state_dict())
+    if initial is not None:
+        backbone.diffusion.load_state_dict(initial)
     use_channels_last(backbone)
 
     cohorts = {
@@ -65,12 +71,8 @@ def train_diffusion(
     latents, contexts = {}, {}
     for name, seeds in cohorts.items():
         cohort = simulated_cohort(cache or out, seeds, ("t1",), with_tumor=False)
-        images = cohort.images["t1"]
-        latents[name] = cached_tensor(
-            folder / f"latents-{name}-{len(seeds)}.pt",
-            partial(encode_images, backbone.autoencoder, images, device),
-        )
-        contexts[name] = torch.from_numpy(cohort.context.copy())[:, None]  # (N, 1, 4)
+        latents[name] = cached_pair(folder / f"latents-{name}", backbone.autoencoder, cohort.images["t1"], device)
+        contexts[name] = torch.from_numpy(cohort.context.copy())[:, None].repeat(2, 1, 1)  # (2 N, 1, 4)
     if config.backbone.whitening:
         backbone.set_whitening(*(part.to(device) for part in measure_whitening(latents["training"])))
     latents = {name: backbone.normalize(means.to(device)) for name, means in latents.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,19 @@ def encode_images(autoencoder: AutoencoderKL, images: np.ndarray, device: str, m
             mean, _ = autoencoder.encode(tensor.contiguous(memory_format=torch.channels_last_3d))
         means.append(mean.float().cpu())
     return torch.cat(means)
+
+
+def cached_pair(prefix: Path, autoencoder: AutoencoderKL, images: np.ndarray, device: str) -> Tensor:
+    """Read or make the latents of images as they are, then of their mirror images: (2 N, C, x, y, z)."""
+    return torch.cat(
+        [
+            cached_tensor(
+                prefix.with_name(f"{prefix.name}-{len(images)}{'-mirrored' * mirrored}.pt"),
+                partial(encode_images, autoencoder, images, device, mirrored),
+            )
+            for mirrored in (False, True)
+        ]
+    )
 
 
 def measure_whitening(means: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,8 @@ from vcm.precision import autocast, use_channels_last
 
 logger = logging.getLogger(__name__)
 
+STATE_FILE = "state.pt"
+
 Network = TypeVar("Network", bound=nn.Module)
 LossFunction = Callable[[Network, int, torch.Generator], tuple[Tensor, dict[str, float]]]
 """(network, step, random numbers of this step) to (loss, figures for the log)."""
@@ -66,7 +68,7 @@ def run_loop(
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    state_path = folder / "state.pt"
+    state_path = folder / STATE_FILE
     network = network.to(device).train()
     use_channels_last(network)
     averaged = copy.deepcopy(network).requires_grad_(False)

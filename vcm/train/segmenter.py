@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from vcm import simulate
 from vcm.adherence import dice
 from vcm.dataset import Cohort, simulated_cohort
 from vcm.segmenter import NUM_ANATOMY_CLASSES, NUM_TUMOR_CLASSES, Segmenter, SegmenterConfig
+from vcm.train.halves import draw_half, tumor_sampling_weights
 from vcm.train.loop import LoopConfig, run_loop
 
 TUMOR_WEIGHT = 8.0
@@ -42,22 +44,26 @@ def train_segmenter(
     resume: bool = False,
     device: str = "cpu",
     cache: str | Path | None = None,
+    initial: Mapping[str, Tensor] | None = None,
 ) -> Segmenter:
     """Train on simulated contrast-enhanced T1 volumes, a left or right half a step; returns the averaged network.
 
     Halves, because the network's GroupNorm sees what it is given: a half has the statistics of the whole.
+
+    Args:
+        out: folder for state and log.
+        cache: folder for the simulated cohort, `out` by default.
+        initial: weights to start from, instead of random ones.
     """
     recipe = recipe or SegmenterRecipe()
     cohort = simulated_cohort(cache or out, range(FIRST_SEED, FIRST_SEED + recipe.subjects))
     first = simulate.VALIDATION_SEEDS.start
     held_out = simulated_cohort(cache or out, range(first, first + 8))
-    middle = simulate.SHAPE[0] // 2
-    sizes = torch.tensor(
-        [[float(np.count_nonzero(side)) for side in (tumor[:middle], tumor[middle:])] for tumor in cohort.tumor]
-    ).flatten()
-    sampling_weights = sizes.sqrt() + sizes.sqrt().mean() / 2
+    sampling_weights = tumor_sampling_weights(cohort)
     torch.manual_seed(recipe.loop.seed)
     segmenter = Segmenter(recipe.config)
+    if initial is not None:
+        segmenter.network.load_state_dict(initial)
 
     def loss_function(network: Segmenter, step: int, random: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         image, tumor, anatomy = (x.to(device) for x in _draw(cohort, sampling_weights, random))
@@ -86,10 +92,7 @@ def train_segmenter(
 
 def _draw(cohort: Cohort, sampling_weights: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Return half a head, distorted, (1, 1, x, y, z), and its labels (1, x, y, z)."""
-    half = int(torch.multinomial(sampling_weights, 1, generator=random))
-    subject, right = half // 2, bool(half % 2)
-    middle = cohort.tumor.shape[1] // 2
-    side = slice(middle, None) if right else slice(None, middle)
+    subject, side = draw_half(cohort, sampling_weights, random)
     image = torch.from_numpy(cohort.images["t1"][subject][side].astype(np.float32))
     tumor = torch.from_numpy(cohort.tumor[subject][side].astype(np.int64))
     anatomy = torch.from_numpy(cohort.anatomy[subject][side].astype(np.int64))

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from monai.networks.nets import AutoencoderKL
+from torch import Tensor
 
 from vcm.checkpoint import (
     AUTOENCODER_FILE,
     CONFIG_FILE,
+    DIFFUSION_FILE,
+    SEGMENTER_FILE,
     VCM_FILE,
+    WHITENING,
     fill,
     load_backbone,
     read_weights,
@@ -28,12 +32,20 @@ from vcm.pretrained import EMBEDDED, find_model
 from vcm.train.adapter import AdapterRecipe, train_adapter
 from vcm.train.autoencoder import AutoencoderRecipe, train_autoencoder
 from vcm.train.diffusion import DiffusionRecipe, train_diffusion
+from vcm.train.loop import STATE_FILE
 from vcm.train.mini import build_mini_config
+from vcm.train.record import Beginning, record_training
 from vcm.train.segmenter import SegmenterRecipe, train_segmenter
 
 logger = logging.getLogger(__name__)
 
 COHORT_FOLDER = "cohort"
+_WEIGHTS = {
+    "autoencoder": AUTOENCODER_FILE,
+    "diffusion": DIFFUSION_FILE,
+    "vcm": VCM_FILE,
+    "segmenter": SEGMENTER_FILE,
+}
 Recipe = TypeVar("Recipe", AutoencoderRecipe, DiffusionRecipe, AdapterRecipe, SegmenterRecipe)
 
 
@@ -45,24 +57,28 @@ def train(
     samples: int | None = None,
     steps: int | None = None,
     resume: bool = False,
+    from_weights: bool = False,
     device: str = "cpu",
 ) -> Path:
     """Train one stage and export it into the model folder `out`, which is returned.
 
     The stages, in order: "autoencoder" and "segmenter" need nothing; "diffusion" needs the autoencoder in `out`; "vcm"
     needs a whole backbone, in `out` or else that of `model`, which is copied beside the new VCM. A stage keeps its
-    state and its log in `out/runs/<stage>`, and the simulated cohorts in `out/runs/cohort`.
+    state and its log in `out/runs/<stage>`, and the simulated cohorts in `out/runs/cohort`. What each part learned
+    from, and for how long, is written to `out/training.json`, run by run.
 
     Args:
         samples: how many simulated subjects to learn from, if not as many as the shipped recipe.
         steps: how many optimizer steps, if not as many as the shipped recipe.
         resume: go on where an earlier run of the stage stopped.
+        from_weights: begin a new run from the stage's weights in `out`, instead of random ones; with `resume`, only
+            where there is no run to go on with.
 
     Raises:
         ValueError: there is no such stage, or what it needs is missing.
         FileExistsError: the stage was begun in `out` before, and `resume` was not asked for.
     """
-    stages: dict[str, Callable[..., None]] = {
+    stages: dict[str, Callable[..., Any]] = {
         "autoencoder": _autoencoder,
         "diffusion": _diffusion,
         "vcm": _adapter,
@@ -77,45 +93,80 @@ def train(
     folder = Path(out)
     runs = folder / "runs"
     runs.mkdir(parents=True, exist_ok=True)
-    stages[stage](
-        folder, model, samples, steps, out=runs / stage, cache=runs / COHORT_FOLDER, resume=resume, device=device
+    begun = _begin(folder, stage, resume, from_weights)
+    recipe = stages[stage](
+        folder,
+        model,
+        samples,
+        steps,
+        out=runs / stage,
+        cache=runs / COHORT_FOLDER,
+        resume=resume,
+        device=device,
+        initial=_read_initial(folder, stage) if begun == "weights" else None,
     )
+    record_training(folder, stage, begun, steps=recipe.loop.steps, subjects=recipe.subjects)
     write_sums(folder)
     return folder
 
 
-def _autoencoder(folder: Path, model: str | Path, samples: int | None, steps: int | None, **run: Any) -> None:
-    autoencoder = train_autoencoder(recipe=_adjust(AutoencoderRecipe(), samples, steps), **run)
+def _autoencoder(
+    folder: Path, model: str | Path, samples: int | None, steps: int | None, **run: Any
+) -> AutoencoderRecipe:
+    recipe = _adjust(AutoencoderRecipe(), samples, steps)
+    autoencoder = train_autoencoder(recipe=recipe, **run)
     write_bytes(folder / CONFIG_FILE, build_mini_config().to_json().encode())
     save_weights(folder / AUTOENCODER_FILE, autoencoder.state_dict())
+    return recipe
 
 
-def _diffusion(folder: Path, model: str | Path, samples: int | None, steps: int | None, **run: Any) -> None:
+def _diffusion(folder: Path, model: str | Path, samples: int | None, steps: int | None, **run: Any) -> DiffusionRecipe:
+    recipe = _adjust(DiffusionRecipe(), samples, steps)
     if not (folder / AUTOENCODER_FILE).is_file():
         raise ValueError("The folder has no autoencoder yet: train that first.")
     config = build_mini_config()
     autoencoder = AutoencoderKL(**config.backbone.autoencoder)
     fill(autoencoder, read_weights(folder / AUTOENCODER_FILE), AUTOENCODER_FILE)
-    backbone = train_diffusion(
-        config=config, autoencoder=autoencoder, recipe=_adjust(DiffusionRecipe(), samples, steps), **run
-    )
+    backbone = train_diffusion(config=config, autoencoder=autoencoder, recipe=recipe, **run)
     save_model(folder, config, backbone)
+    return recipe
 
 
-def _adapter(folder: Path, model: str | Path, samples: int | None, steps: int | None, **run: Any) -> None:
+def _adapter(folder: Path, model: str | Path, samples: int | None, steps: int | None, **run: Any) -> AdapterRecipe:
+    recipe = _adjust(AdapterRecipe(), samples, steps)
     own = (folder / CONFIG_FILE).is_file()
     source = folder if own else find_model(model)
     config, backbone, _ = load_backbone(source)
     if not own:
         _copy_backbone(source, folder)
-    adapter = train_adapter(
-        backbone=backbone, config=config.adapter, recipe=_adjust(AdapterRecipe(), samples, steps), **run
-    )
+    adapter = train_adapter(backbone=backbone, config=config.adapter, recipe=recipe, **run)
     save_weights(folder / VCM_FILE, adapter.state_dict())
+    return recipe
 
 
-def _segmenter(folder: Path, model: str | Path, samples: int | None, steps: int | None, **run: Any) -> None:
-    train_segmenter(recipe=_adjust(SegmenterRecipe(), samples, steps), **run).save(folder)
+def _segmenter(folder: Path, model: str | Path, samples: int | None, steps: int | None, **run: Any) -> SegmenterRecipe:
+    recipe = _adjust(SegmenterRecipe(), samples, steps)
+    train_segmenter(recipe=recipe, **run).save(folder)
+    return recipe
+
+
+def _begin(folder: Path, stage: str, resume: bool, from_weights: bool) -> Beginning:
+    """Where this run starts: an earlier run's state, the folder's weights, or random ones."""
+    state = folder / "runs" / stage / STATE_FILE
+    if resume and state.is_file():
+        return "state"
+    if not from_weights:
+        return "random"
+    if not (folder / _WEIGHTS[stage]).is_file():
+        raise ValueError(f"The folder has no weights of the {stage} to start from.")
+    if state.is_file():
+        state.replace(state.with_name(f"previous-{STATE_FILE}"))
+    return "weights"
+
+
+def _read_initial(folder: Path, stage: str) -> dict[str, Tensor]:
+    weights = read_weights(folder / _WEIGHTS[stage])
+    return {name: tensor for name, tensor in weights.items() if name not in WHITENING}
 
 
 def _adjust(recipe: Recipe, samples: int | None, steps: int | None) -> Recipe:

@@ -208,6 +208,28 @@ def test_condition_encoder_may_have_no_residual_block_at_full_resolution() -> No
     assert encoder(torch.zeros(1, 2, 4, 6, 8)).shape == (1, 8, 2, 3, 4)
 
 
+def test_a_condition_encoder_that_folds_patches_hears_every_voxel_where_it_lies() -> None:
+    config = ConditionEncoderConfig(
+        channels=(4, 8), num_res_blocks=(0, 1), downsample=(True, False), norm_num_groups=4, patch_size=2
+    )
+    assert config.downsampling_factor == 4
+    encoder = ConditionEncoder(2, config)
+    condition = torch.zeros(1, 2, 16, 16, 16, requires_grad=True)
+    features = encoder(condition)
+    assert features.shape == (1, 8, 4, 4, 4)
+    features.square().sum().backward()
+    assert (condition.grad != 0).all()  # type: ignore[union-attr]
+    with torch.no_grad():
+        bump = torch.zeros_like(condition)
+        bump[0, 1, 1, 14, 2] = 1.0
+        folded = encoder.conv_in.weight.new_zeros(1, 16, 8, 8, 8)
+        folded[0, 8 + 4 * 1 + 2 * 0 + 0, 0, 7, 1] = 1.0  # channel 1, odd x, even y, even z
+        seen: list[Tensor] = []
+        encoder.conv_in.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+        encoder(bump)
+        torch.testing.assert_close(seen[0], folded)
+
+
 def test_modality_drop_keeps_at_least_one_modality_of_every_sample() -> None:
     generator = torch.Generator().manual_seed(0)
     for probability in (0.0, 0.5, 1.0):

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from vcm.checkpoint import CheckpointError, file_hash, write_sums
 from vcm.model_card import CARD_FILE, TEMPLATE_NOTICE, Figure, Goal, count_parameters, write_model_card
 from vcm.segmenter import Segmenter, SegmenterConfig
-from vcm.train.record import record_training
+from vcm.train.record import begin_run, record_run
 
 ROOT = Path(__file__).parent.parent
 GOALS = 11
@@ -28,8 +28,10 @@ def folder(tiny_folder, tmp_path) -> Path:
     shutil.copytree(tiny_folder, folder)
     Segmenter(SegmenterConfig(init_filters=8, blocks_down=(1, 1), blocks_up=(1,))).save(folder)
     for stage in ("autoencoder", "diffusion", "vcm", "segmenter"):
-        record_training(folder, stage, "random", steps=3000, subjects=500)
-    record_training(folder, "diffusion", "weights", steps=2000, subjects=400)
+        begin_run(folder, stage, tmp_path / stage, from_weights=False)
+        record_run(folder, stage, tmp_path / stage, steps=3000, subjects=500)
+    begin_run(folder, "diffusion", tmp_path / "diffusion", from_weights=True)
+    record_run(folder, "diffusion", tmp_path / "diffusion", steps=2000, subjects=400)
     write_sums(folder)
     return folder
 

@@ -374,7 +374,9 @@ def test_a_new_run_from_the_weights_of_an_old_one_starts_where_that_ended(tiny_s
     new = load_file(tmp_path / f"{stage}.safetensors")
     changes = [float((new[name].float() - old[name].float()).abs().max()) for name in old if "latent_" not in name]
     assert 0 < max(changes) < 0.02  # one step of the warm-up away
-    assert [run["from_weights"] for run in read_training(tmp_path)[stage]] == [False, True]
+    stages.train(stage, tmp_path, samples=2, steps=2, resume=True)
+    runs = read_training(tmp_path)[stage]
+    assert [(run["from_weights"], run["steps"]) for run in runs] == [(False, 2), (True, 2)]
 
 
 def test_no_stage_sees_a_test_subject_and_the_segmenter_shares_none_with_the_others(tiny_stages, tmp_path):

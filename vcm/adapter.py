@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from einops import rearrange
 from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 from torch.nn import functional
@@ -150,7 +151,8 @@ class ConditionEncoder(nn.Module):
 
     def __init__(self, in_channels: int, config: ConditionEncoderConfig) -> None:
         super().__init__()
-        self.conv_in = nn.Conv3d(in_channels, config.channels[0], kernel_size=3, padding=1)
+        self.patch_size = config.patch_size
+        self.conv_in = nn.Conv3d(in_channels * config.patch_size**3, config.channels[0], kernel_size=3, padding=1)
         with torch.no_grad():
             self.conv_in.weight.mul_(CONDITION_GAIN)
         self.down_blocks = nn.ModuleList()
@@ -165,7 +167,11 @@ class ConditionEncoder(nn.Module):
 
     def forward(self, condition: Tensor) -> Tensor:
         """Return the features (B, F, x, y, z) of one condition (B, in_channels, X, Y, Z), of any number type."""
-        hidden: Tensor = self.conv_in(condition.to(self.conv_in.weight.dtype))
+        condition = condition.to(self.conv_in.weight.dtype)
+        if self.patch_size > 1:
+            edges = dict.fromkeys("pqr", self.patch_size)
+            condition = rearrange(condition, "b c (x p) (y q) (z r) -> b (c p q r) x y z", **edges)
+        hidden: Tensor = self.conv_in(condition)
         for block in self.down_blocks:
             hidden = block(hidden)
         return hidden

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from vcm.dataset import read_json, write_json
 
 TRAINING_FILE = "training.json"
-
-Beginning = Literal["state", "random", "weights"]
-"""What a run starts from: an earlier run's state, random weights, or the weights that the folder held."""
+_RUN_FILE = "run.json"
 
 
-def record_training(folder: Path, stage: str, begun: Beginning, **facts: Any) -> None:
-    """Write a finished run into `folder/training.json`.
+def begin_run(folder: Path, stage: str, run_folder: Path, *, from_weights: bool) -> None:
+    """Note in `run_folder` which run of its stage this one is; a run that goes on after being killed finds it there.
 
-    A run from random weights makes all that the stage learned before void, one from a state ends the run that left it,
-    and one from weights comes after the others.
+    A run from random weights makes all that the stage learned before void; one from weights comes after it.
     """
+    number = len(read_training(folder).get(stage, ())) if from_weights else 0
+    run_folder.mkdir(parents=True, exist_ok=True)
+    write_json(run_folder / _RUN_FILE, {"number": number, "from_weights": from_weights})
+
+
+def record_run(folder: Path, stage: str, run_folder: Path, **facts: Any) -> None:
+    """Write a finished run into `folder/training.json`; one that went on after it had finished replaces itself."""
+    run = read_json(run_folder / _RUN_FILE)
     record = read_training(folder)
-    runs = record.setdefault(stage, [])
-    if begun == "random":
-        runs.clear()
-    if begun == "state" and runs:
-        facts["from_weights"] = runs.pop()["from_weights"]
-    runs.append({"from_weights": begun == "weights", **facts})
+    earlier = record.get(stage, [])[: run["number"]]
+    record[stage] = [*earlier, {"from_weights": run["from_weights"], **facts}]
     write_json(folder / TRAINING_FILE, record)
 
 

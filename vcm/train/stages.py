@@ -34,7 +34,7 @@ from vcm.train.autoencoder import AutoencoderRecipe, train_autoencoder
 from vcm.train.diffusion import DiffusionRecipe, train_diffusion
 from vcm.train.loop import STATE_FILE
 from vcm.train.mini import build_mini_config
-from vcm.train.record import Beginning, record_training
+from vcm.train.record import begin_run, record_run
 from vcm.train.segmenter import SegmenterRecipe, train_segmenter
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def train(
     folder = Path(out)
     runs = folder / "runs"
     runs.mkdir(parents=True, exist_ok=True)
-    begun = _begin(folder, stage, resume, from_weights)
+    initial = _begin(folder, stage, resume, from_weights)
     recipe = stages[stage](
         folder,
         model,
@@ -103,9 +103,9 @@ def train(
         cache=runs / COHORT_FOLDER,
         resume=resume,
         device=device,
-        initial=_read_initial(folder, stage) if begun == "weights" else None,
+        initial=initial,
     )
-    record_training(folder, stage, begun, steps=recipe.loop.steps, subjects=recipe.subjects)
+    record_run(folder, stage, runs / stage, steps=recipe.loop.steps, subjects=recipe.subjects)
     write_sums(folder)
     return folder
 
@@ -150,21 +150,19 @@ def _segmenter(folder: Path, model: str | Path, samples: int | None, steps: int 
     return recipe
 
 
-def _begin(folder: Path, stage: str, resume: bool, from_weights: bool) -> Beginning:
-    """Where this run starts: an earlier run's state, the folder's weights, or random ones."""
-    state = folder / "runs" / stage / STATE_FILE
-    if resume and state.is_file():
-        return "state"
-    if not from_weights:
-        return "random"
-    if not (folder / _WEIGHTS[stage]).is_file():
+def _begin(folder: Path, stage: str, resume: bool, from_weights: bool) -> dict[str, Tensor] | None:
+    """Return the weights that this run starts from; None where it goes on with an earlier run, or starts afresh."""
+    run_folder = folder / "runs" / stage
+    state = run_folder / STATE_FILE
+    if state.is_file() and (resume or not from_weights):
+        return None  # the loop goes on with it, or refuses to overwrite it
+    if from_weights and not (folder / _WEIGHTS[stage]).is_file():
         raise ValueError(f"The folder has no weights of the {stage} to start from.")
+    begin_run(folder, stage, run_folder, from_weights=from_weights)
+    if not from_weights:
+        return None
     if state.is_file():
         state.replace(state.with_name(f"previous-{STATE_FILE}"))
-    return "weights"
-
-
-def _read_initial(folder: Path, stage: str) -> dict[str, Tensor]:
     weights = read_weights(folder / _WEIGHTS[stage])
     return {name: tensor for name, tensor in weights.items() if name not in WHITENING}
 

@@ -235,6 +235,14 @@ def _shift(voxels: int, volume: Volume) -> np.ndarray:
     return shift
 
 
+def test_a_tumor_outside_the_brain_is_said(tiny_model, request_):
+    nowhere = np.zeros(tiny_model.config.grid.shape, bool)
+    (note,) = Pipeline(tiny_model, brain=nowhere).prepare(request_)["tumor"].notes
+    assert note.startswith("100.0% of the tumor")
+    assert note.endswith("lies outside the brain.")
+    assert Pipeline(tiny_model, brain=~nowhere).prepare(request_)["tumor"].notes == ()
+
+
 def test_a_condition_that_the_model_does_not_take_is_refused_by_name(pipeline, tumor):
     with pytest.raises(ValueError, match="'t2' is not available in this model: it takes tumor, anatomy"):
         pipeline(GenerationRequest({"t2": tumor}))

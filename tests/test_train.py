@@ -344,6 +344,8 @@ def test_the_four_stages_make_a_model_that_generates(tiny_stages, tmp_path):
         assert stages.train(stage, folder, samples=2, steps=2) == folder
     pipeline = Pipeline.from_pretrained(folder, device="cpu")
     assert isinstance(pipeline.segmenter, Segmenter)
+    assert pipeline.brain is not None
+    assert 0.05 < pipeline.brain.mean() < 0.95
     tumor = np.zeros(GRID.shape, np.uint8)
     tumor[4:9, 8:14, 5:10] = simulate.EDEMA
     request = GenerationRequest({"tumor": Volume(tumor, GRID.affine)}, num_inference_steps=2)

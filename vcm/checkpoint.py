@@ -28,6 +28,8 @@ AUTOENCODER_FILE = "autoencoder.safetensors"
 DIFFUSION_FILE = "diffusion.safetensors"
 VCM_FILE = "vcm.safetensors"
 SEGMENTER_FILE = "segmenter.safetensors"
+BRAIN_FILE = "brain.nii.gz"
+"""A mask on the model grid of where brains lie, so that a tumor drawn elsewhere can be said."""
 SUMS_FILE = "SHA256SUMS"
 
 WHITENING = ("latent_mean", "latent_std")
@@ -215,8 +217,8 @@ def verify_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def write_sums(folder: Path) -> None:
-    """Write SHA256SUMS for every configuration and every safetensors file of a model folder."""
-    paths = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")])
+    """Write SHA256SUMS for every configuration, every safetensors file and the brain mask of a model folder."""
+    paths = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob(BRAIN_FILE)])
     lines = [f"{file_hash(path)}  {path.name}\n" for path in paths]
     write_bytes(folder / SUMS_FILE, "".join(lines).encode())
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vcm.adherence import Segmentation, measure_adherence
 from vcm.cache import BoundedCache
-from vcm.checkpoint import SEGMENTER_FILE, LoadedModel, load_model, load_reference
+from vcm.checkpoint import BRAIN_FILE, SEGMENTER_FILE, LoadedModel, load_model, load_reference, verify_files
 from vcm.conditions import PreparedCondition, clear_anatomy_in_tumor, prepare_condition
 from vcm.config import CovariateConfig, Grid, ModelConfig
 from vcm.job import Job, Outcome, Sample
@@ -61,11 +61,19 @@ class Pipeline:
         backbone: the frozen latent diffusion model.
         adapter: the VCM.
         segmenter: the model's independent judge, which only ever measures; None where the model has none.
+        brain: (X, Y, Z) on the model grid, where brains lie; a tumor outside is said. None where the model has none.
         device: what the networks are on.
         precision: what sampling computes in, "float32" or "bfloat16" (by autocast).
     """
 
-    def __init__(self, model: LoadedModel, *, segmenter: Segmenter | None = None, precision: str = "float32") -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        *,
+        segmenter: Segmenter | None = None,
+        brain: NDArray[np.bool_] | None = None,
+        precision: str = "float32",
+    ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}.")
         self.config: ModelConfig = model.config
@@ -77,6 +85,7 @@ class Pipeline:
         self.precision = precision
         self._hashes = dict(model.hashes)
         self.segmenter = segmenter
+        self.brain = brain
         self._preview_decoder: LinearDecoder | None = None
         self._features: BoundedCache[Tensor] = BoundedCache(MAX_FEATURE_BYTES, lambda tensor: tensor.nbytes)
         self._samples: BoundedCache[Sample] = BoundedCache(MAX_SAMPLE_BYTES, lambda sample: sample.num_bytes)
@@ -102,7 +111,12 @@ class Pipeline:
         folder = find_model(name)
         chosen = choose_device(device)
         keep_freed_memory()
-        return cls(load_model(folder, chosen), segmenter=_load_segmenter(folder, chosen), precision=precision)
+        return cls(
+            load_model(folder, chosen),
+            segmenter=_load_segmenter(folder, chosen),
+            brain=_load_brain(folder),
+            precision=precision,
+        )
 
     @classmethod
     def from_reference(cls, folder: str | Path, device: str = "auto") -> Self:
@@ -202,7 +216,7 @@ class Pipeline:
                 )
         channels = self.config.adapter.condition_channels
         prepared = {
-            name: prepare_condition(name, request.conditions[name], self.grid, num_labels=channels[name])
+            name: prepare_condition(name, request.conditions[name], self.grid, channels[name], self.brain)
             for name in self.modalities
             if name in request.conditions
         }
@@ -362,6 +376,13 @@ def _load_segmenter(folder: Path, device: torch.device) -> Segmenter | None:
     from vcm.segmenter import Segmenter
 
     return Segmenter.load(folder, device)
+
+
+def _load_brain(folder: Path) -> NDArray[np.bool_] | None:
+    if not (folder / BRAIN_FILE).is_file():
+        return None
+    verify_files(folder, [BRAIN_FILE])
+    return Volume.load(folder / BRAIN_FILE, labels=True).array > 0
 
 
 class _Clock:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from monai.networks.nets import DiffusionModelUNet
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vcm import simulate
@@ -20,6 +22,8 @@ from vcm.train.loop import LoopConfig, run_loop
 
 FIRST_SEED = 10_000
 """Seeds below are for the autoencoder and the VCM, so that the backbone has not seen their anatomies."""
+
+SMALLEST_BRAIN_SHARE = 0.05
 
 
 DIFFUSION_LOOP = LoopConfig(steps=3300, learning_rate=6e-4, save_every=250, validate_every=550, ema_decay=0.999)
@@ -65,7 +69,7 @@ def train_diffusion(
     use_channels_last(backbone)
 
     cohorts = {
-        "training": range(FIRST_SEED, FIRST_SEED + recipe.subjects),
+        "training": training_seeds(recipe),
         "validation": range(simulate.VALIDATION_SEEDS.start + 100, simulate.VALIDATION_SEEDS.start + 132),
     }
     latents, contexts = {}, {}
@@ -100,6 +104,18 @@ def train_diffusion(
     averaged = run_loop(trained, loss_function, recipe.loop, out, resume=resume, device=device, validate=validate)
     backbone.diffusion = averaged
     return backbone.requires_grad_(False)
+
+
+def find_brain_region(cache: str | Path, recipe: DiffusionRecipe) -> NDArray[np.bool_]:
+    """Return where at least one in twenty of the training subjects has brain, (X, Y, Z) on the mini grid."""
+    cohort = simulated_cohort(cache, training_seeds(recipe), ("t1",), with_tumor=False)
+    share = np.mean([np.asarray(anatomy) > 0 for anatomy in cohort.anatomy], axis=0, dtype=np.float32)
+    return np.asarray(share >= SMALLEST_BRAIN_SHARE)
+
+
+def training_seeds(recipe: DiffusionRecipe) -> range:
+    """Return the seeds of the subjects that the diffusion network learns from."""
+    return range(FIRST_SEED, FIRST_SEED + recipe.subjects)
 
 
 def _loss(backbone: Backbone, latent: Tensor, context: Tensor, random: torch.Generator, device: str) -> Tensor:

@@ -9,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from monai.networks.nets import AutoencoderKL
 from torch import Tensor
 
 from vcm.checkpoint import (
     AUTOENCODER_FILE,
+    BRAIN_FILE,
     CONFIG_FILE,
     DIFFUSION_FILE,
     SEGMENTER_FILE,
@@ -31,11 +33,12 @@ from vcm.memory import keep_freed_memory
 from vcm.pretrained import EMBEDDED, find_model
 from vcm.train.adapter import AdapterRecipe, train_adapter
 from vcm.train.autoencoder import AutoencoderRecipe, train_autoencoder
-from vcm.train.diffusion import DiffusionRecipe, train_diffusion
+from vcm.train.diffusion import DiffusionRecipe, find_brain_region, train_diffusion
 from vcm.train.loop import STATE_FILE
 from vcm.train.mini import build_mini_config
 from vcm.train.record import begin_run, record_run
 from vcm.train.segmenter import SegmenterRecipe, train_segmenter
+from vcm.volume import Volume
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +131,8 @@ def _diffusion(folder: Path, model: str | Path, samples: int | None, steps: int 
     autoencoder = AutoencoderKL(**config.backbone.autoencoder)
     fill(autoencoder, read_weights(folder / AUTOENCODER_FILE), AUTOENCODER_FILE)
     backbone = train_diffusion(config=config, autoencoder=autoencoder, recipe=recipe, **run)
+    region = find_brain_region(run["cache"], recipe)
+    Volume(region.astype(np.uint8), config.grid.affine).save(folder / BRAIN_FILE)
     save_model(folder, config, backbone)
     return recipe
 

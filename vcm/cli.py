@@ -313,6 +313,30 @@ def evaluate(
         typer.echo(line)
 
 
+@app.command()
+def report(
+    model: ModelOption = "mini",
+    evaluation: Annotated[
+        Path | None, typer.Option("--evaluation", help="The evaluation.json to use.", show_default="the model folder's")
+    ] = None,
+    readme: Annotated[Path | None, typer.Option("--readme", help="A README whose table is made again.")] = None,
+    pictures: Annotated[
+        Path | None, typer.Option("--pictures", help="A folder for cohort.png and samples.png.")
+    ] = None,
+) -> None:
+    """Make the model card again, and on request the README's table and the pictures."""
+    _require_training_extra()
+    from vcm.pipeline import Pipeline
+    from vcm.pretrained import find_model
+    from vcm.report import draw_pictures, write_report
+
+    for path in write_report(find_model(model), evaluation=evaluation, readme=readme):
+        typer.echo(f"Wrote {path.name}.")
+    if pictures is not None:
+        for path in draw_pictures(Pipeline.from_pretrained(model), pictures):
+            typer.echo(f"Wrote {path.name}.")
+
+
 def _tabulate(figures: dict[str, Any], prefix: str = "") -> Iterator[str]:
     """Yield a line for every figure, with its interval where it has one; lists of raw values are left to the file."""
     for name, value in figures.items():

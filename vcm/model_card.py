@@ -43,6 +43,7 @@ TEMPLATE_NOTICE = (
     "property loss, or injury to subjects or patients resulting from the use or misuse of this software package."
 )
 
+_COLUMNS = ("figure", "found [95 % interval]", "n", "goal", "")
 _SECTIONS = ("autoencoder", "adherence", "priors")
 _ROLES = {
     AUTOENCODER_FILE: "image compressor, a factor of 4 along each axis",
@@ -190,6 +191,12 @@ def collect_figures(sections: Mapping[str, Any]) -> Iterator[Figure]:
     yield Figure("MS-SSIM between simulated subjects", priors["ms_ssim_simulated"])
 
 
+def summarize_goals(evaluation: Mapping[str, Any]) -> str:
+    """Return the figures that have a goal, as a Markdown table."""
+    rows = (figure.row for figure in collect_figures(evaluation["sections"]) if figure.goal is not None)
+    return _tabulate(_COLUMNS, rows)
+
+
 def _introduce(config: ModelConfig) -> str:
     shape = " x ".join(str(size) for size in config.grid.shape)
     modalities = " and ".join(f"`{name}`" for name in config.adapter.condition_channels)
@@ -218,7 +225,7 @@ def _report_figures(figures: list[Figure], config: ModelConfig, evaluation: Mapp
     told = f"{goals - len(short)} of {goals} goals are reached."
     if short:
         told += f" Not reached: {'; '.join(short)}."
-    table = _tabulate(("figure", "found [95 % interval]", "n", "goal", ""), (figure.row for figure in figures))
+    table = _tabulate(_COLUMNS, (figure.row for figure in figures))
     return f"""\
 ## Figures
 

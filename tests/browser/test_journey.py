@@ -266,6 +266,21 @@ def test_an_uploaded_mask_of_any_orientation_becomes_the_condition(studio, page_
     expect_the_solo_result(studio, controlled, uncontrolled, recipe)
 
 
+def test_a_lesion_is_built_with_sliders_on_the_side_that_was_asked_for(studio, page_at, tmp_path):
+    page = open_page(page_at, studio)
+    page.locator("#editor [data-action=clear]").click()
+    page.locator("#lesion-builder > button").click()
+    page.locator("#lesion-side").get_by_text("Left").click()
+    page.locator("#lesion-add").click()
+    expect(status(page)).to_contain_text("A frontal lesion of 28 mm is in the drawing")
+    set_seed(page, 25)
+    generate(page)
+    drawn = downloads(page, tmp_path)[2]
+    assert set(np.unique(drawn.array)) == {0, 1, 2, 3}
+    world = drawn.affine[:3, :3] @ np.argwhere(drawn.array > 0).mean(0) + drawn.affine[:3, 3]
+    np.testing.assert_allclose(world, [-28, 32, 24], atol=5)
+
+
 def test_an_uploaded_anatomy_joins_the_drawing(studio, page_at, tmp_path):
     page = open_page(page_at, studio)
     anatomy = Volume(

@@ -12,8 +12,10 @@ from typing import Any
 import gradio as gr
 import numpy as np
 from gradio.components import Component
+from numpy.typing import NDArray
 
-from vcm.conditions import MODALITIES
+from vcm.conditions import EDEMA, MODALITIES
+from vcm.lesion import build_lesion
 from vcm.request import GenerationRequest
 from vcm.ui import words
 from vcm.ui.content import ROUNDED_NOTE, Content, show_example
@@ -21,6 +23,7 @@ from vcm.ui.controls import draw_seed
 from vcm.ui.examples import Example
 from vcm.ui.label_maps import UploadedMaps, pack_labels, unpack_labels
 from vcm.ui.layout import Page
+from vcm.ui.lesion_builder import LesionBuilder
 from vcm.ui.pace import Workload
 from vcm.ui.palette import Palette
 from vcm.ui.session_files import session_folder
@@ -178,6 +181,25 @@ class Actions:
             updates[page.editor] = shown.with_layers([*kept, view_label_background(modality, labels, folder)])
         return updates
 
+    def add_lesion(
+        self, builder: LesionBuilder, drawing: SliceCanvasData | None, request: gr.Request, *values: Any
+    ) -> Updates:
+        """Put a lesion of the builder's into the drawing, over what is there."""
+        page, folder = self._page, session_folder(request)
+        try:
+            plan = builder.read(values)
+        except ValueError as error:
+            return {page.status: words.status(str(error), kind="error")}
+        built = build_lesion(plan, self._grid, self._studio.pipeline.brain)
+        drawn = self._read_drawing(drawing)
+        # The edema of a new lesion goes around a solid tumor that is there already, not over it.
+        is_new = (built > 0) & ((built != EDEMA) | (drawn == 0))
+        shown = drawing or view_drawing(self._grid, self._palette, folder)
+        return {
+            page.editor: shown.with_mask(np.where(is_new, built, drawn), folder),
+            page.status: words.status(f"A {plan.place} lesion of {plan.diameter_mm:g} mm is in the drawing."),
+        }
+
     # ---- Parts -------------------------------------------------------------------------------------------------------
 
     def _read(self, values: Sequence[Any]) -> tuple[dict[str, bool], dict[str, Any]]:
@@ -189,6 +211,11 @@ class Actions:
             read["seed"] = draw_seed()
         return dict(zip(uses, map(bool, flags), strict=True)), read
 
+    def _read_drawing(self, drawing: SliceCanvasData | None) -> NDArray[np.uint8]:
+        """Return the drawn labels, (X, Y, Z); all 0 where nothing is drawn."""
+        mask = read_mask(drawing, shape=self._grid.shape, labels=range(1, len(self._palette.names) + 1))
+        return np.zeros(self._grid.shape, np.uint8) if mask is None else mask
+
     def _read_conditions(
         self, drawing: SliceCanvasData | None, uploaded: UploadedMaps | None, wanted: dict[str, bool]
     ) -> dict[str, Volume]:
@@ -196,8 +223,7 @@ class Actions:
         conditions = {}
         for name in (name for name, is_wanted in wanted.items() if is_wanted):
             if name == self._palette.modality:
-                mask = read_mask(drawing, shape=self._grid.shape, labels=range(1, len(self._palette.names) + 1))
-                array = np.zeros(self._grid.shape, np.uint8) if mask is None else mask
+                array = self._read_drawing(drawing)
             elif name in (uploaded or {}):
                 array = unpack_labels((uploaded or {})[name], self._grid.shape)
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,14 @@ def _wire(page: Page, actions: Actions) -> None:
         **quiet,
     )
     page.examples.select(actions.select_example, None, _outputs(page), **quiet)
+    if page.lesion is not None:
+        page.lesion.add.click(
+            partial(actions.add_lesion, page.lesion),
+            [page.editor, *page.lesion.inputs],
+            [page.editor, page.status],
+            js=page.editor.flush_js(0),
+            **quiet,
+        )
     for modality, upload in page.uploads.items():
         upload.upload(
             actions.uploader(modality),

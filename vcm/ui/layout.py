@@ -15,6 +15,7 @@ from vcm.ui.content import ROUNDED_NOTE, Content
 from vcm.ui.controls import Controls, build_controls
 from vcm.ui.examples import Example
 from vcm.ui.label_maps import pack_labels
+from vcm.ui.lesion_builder import LesionBuilder, build_lesion_builder
 from vcm.ui.palette import Palette
 from vcm.ui.scene import Scene
 from vcm.ui.slice_canvas import SliceCanvas, SliceCanvasData
@@ -29,11 +30,13 @@ class Page:
     """The components that handlers read and write.
 
     `uses` and `uploads` are by modality: whether a condition is followed, and where its file is dropped. `uploaded`
-    keeps the maps that were uploaded but are not drawn on. `downloads` are by file name.
+    keeps the maps that were uploaded but are not drawn on. `lesion` is None where no tumor is drawn. `downloads` are by
+    file name.
     """
 
     examples: gr.HTML
     editor: SliceCanvas
+    lesion: LesionBuilder | None
     uses: dict[str, gr.Checkbox]
     uploads: dict[str, gr.File]
     uploaded: gr.State
@@ -86,6 +89,7 @@ def build_layout(
                 label="Drawing",
                 elem_id="editor",
             )
+            lesion = build_lesion_builder() if modalities[0] == "tumor" else None
             uses, uploads, uploaded = _build_conditions(modalities, content)
         with gr.Column(elem_id="sample", min_width=0):
             gr.HTML(_heading(2, "Sample", "Who the brain belongs to, and how it is drawn from noise."))
@@ -119,6 +123,7 @@ def build_layout(
     return Page(
         examples=strip,
         editor=editor,
+        lesion=lesion,
         uses=uses,
         uploads=uploads,
         uploaded=uploaded,

@@ -181,6 +181,14 @@ class Actions:
             updates[page.editor] = shown.with_layers([*kept, view_label_background(modality, labels, folder)])
         return updates
 
+    def lesion_adder(self, builder: LesionBuilder) -> Callable[..., Updates]:
+        """Return the handler of the lesion builder's button: drawing and settings in, updates out."""
+
+        def add(drawing: SliceCanvasData | None, request: gr.Request, *values: Any) -> Updates:
+            return self.add_lesion(builder, drawing, request, *values)
+
+        return add
+
     def add_lesion(
         self, builder: LesionBuilder, drawing: SliceCanvasData | None, request: gr.Request, *values: Any
     ) -> Updates:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +131,7 @@ def _wire(page: Page, actions: Actions) -> None:
     page.examples.select(actions.select_example, None, _outputs(page), **quiet)
     if page.lesion is not None:
         page.lesion.add.click(
-            partial(actions.add_lesion, page.lesion),
+            actions.lesion_adder(page.lesion),
             [page.editor, *page.lesion.inputs],
             [page.editor, page.status],
             js=page.editor.flush_js(0),

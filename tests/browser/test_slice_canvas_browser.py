@@ -9,6 +9,7 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import CDPSession, Locator, Page, expect
 
 from vcm.ui.slice_canvas import SliceCanvas, SliceCanvasData, canvas_value, image_layer, read_mask
@@ -379,6 +380,46 @@ def test_labels_can_be_hidden_and_faded(page: Page) -> None:
     assert 0 < faded[0] - faded[2] < shown[0] - shown[2]
 
 
+def test_a_swipe_shows_the_first_volume_left_of_the_line_and_the_second_right_of_it(page: Page) -> None:
+    expect(page.locator("#editor [data-part=compare]")).to_be_hidden()
+    first, second = (0.4, 0.35), (0.6, 0.35)  # inside the gray ellipsoid, which is darker in the first volume
+    plain = [color_at(page, "axial", *point, canvas="viewer") for point in (first, second)]
+    page.locator("#viewer [data-action=swipe]").click()
+    expect(page.locator("#viewer [data-action=swipe]")).to_have_attribute("aria-pressed", "true")
+    page.wait_for_timeout(200)
+    assert color_at(page, "axial", *first, canvas="viewer") == plain[0]
+    assert color_at(page, "axial", *second, canvas="viewer")[0] > plain[1][0]
+    page.locator("#viewer [data-setting=seam]").fill("20")
+    page.wait_for_timeout(200)
+    assert color_at(page, "axial", *first, canvas="viewer")[0] > plain[0][0]
+    page.locator("#viewer [data-action=swipe]").click()
+    page.wait_for_timeout(200)
+    assert [color_at(page, "axial", *point, canvas="viewer") for point in (first, second)] == plain
+
+
+def test_blinking_shows_both_volumes_in_turns_until_it_is_stopped(page: Page) -> None:
+    layers = page.locator("#viewer [data-part=layers] [role=radio]")
+    page.locator("#viewer [data-action=blink]").click()
+    for index in (1, 0, 1):
+        expect(layers.nth(index)).to_have_attribute("aria-checked", "true")
+    page.locator("#viewer [data-action=blink]").click()
+    expect(page.locator("#viewer [data-action=blink]")).to_have_attribute("aria-pressed", "false")
+    chosen = [layer.get_attribute("aria-checked") for layer in layers.all()]
+    page.wait_for_timeout(1_600)
+    assert [layer.get_attribute("aria-checked") for layer in layers.all()] == chosen
+
+
+def test_the_planes_are_saved_as_one_picture(page: Page, tmp_path: Path) -> None:
+    with page.expect_download() as waiting:
+        page.locator("#viewer [data-action=picture]").click()
+    target = tmp_path / waiting.value.suggested_filename
+    waiting.value.save_as(target)
+    with Image.open(target) as picture:
+        shown = [plane(page, name, "viewer").bounding_box() for name in ("axial", "coronal", "sagittal")]
+        assert picture.width >= sum(int(box["width"]) for box in shown)  # type: ignore[index]
+        assert np.asarray(picture.convert("L")).mean() > 5
+
+
 def test_a_live_preview_replaces_the_picture_in_place(page: Page) -> None:
     page.click("#viewer [data-part=layers] [data-value='0']")
     page.evaluate("vcmSliceCanvas.find('viewer').setCrosshair([30, 4, 28])")
@@ -591,6 +632,55 @@ def test_clear_is_one_step_that_undo_brings_back(studio: Studio, page: Page) -> 
     expect(page.locator("#editor [data-action=clear]")).to_be_disabled()
     page.click("#editor [data-action=undo]")
     np.testing.assert_array_equal(studio.drawing(page), full)
+
+
+def test_a_closed_outline_is_filled_and_an_open_one_is_said(studio: Studio, page: Page) -> None:
+    page.locator("#editor [data-part=tools] [data-value=fill]").click()
+    dab(page, 0.5, 0.5)
+    expect(page.locator("#editor [data-part=message]")).to_contain_text("no closed outline")
+    page.keyboard.press("b")
+    page.keyboard.press("d")  # a disc
+    page.evaluate("vcmSliceCanvas.find('editor').set({ brushMm: 6 })")
+    corners = [(0.35, 0.35), (0.65, 0.35), (0.65, 0.65), (0.35, 0.65), (0.35, 0.35)]
+    points = [point_on(page, "axial", *corner) for corner in corners]
+    page.mouse.move(*points[0])
+    page.mouse.down()
+    for point in points[1:]:
+        page.mouse.move(*point, steps=4)
+    page.mouse.up()
+    outline = int((studio.drawing(page) > 0).sum())
+    page.keyboard.press("g")
+    page.keyboard.press("2")
+    page.locator("#editor [data-part=tools] [data-value=fill]").click()
+    dab(page, 0.5, 0.5)
+    expect(page.locator("#editor [data-part=message]")).to_be_hidden()
+    drawn = studio.drawing(page)
+    assert (drawn == 1).sum() == outline
+    assert (drawn == 2).sum() > outline / 2
+    assert len(set(np.nonzero(drawn)[2])) == 1
+    page.keyboard.press("Control+z")
+    assert int((studio.drawing(page) > 0).sum()) == outline
+
+
+def test_between_two_discs_no_slice_stays_empty(studio: Studio, page: Page) -> None:
+    page.keyboard.press("Tab")
+    page.evaluate("vcmSliceCanvas.find('editor').set({ isBall: false, brushMm: 24 })")
+    dab(page, 0.35, 0.4)
+    for _ in range(7):
+        plane(page, "axial").press("ArrowUp")
+    dab(page, 0.6, 0.55)
+    before = studio.drawing(page)
+    slices = sorted(set(np.nonzero(before)[2]))
+    assert len(slices) == 2
+    page.locator("#editor [data-action=between]").click()
+    after = studio.drawing(page)
+    assert all((after[:, :, z] > 0).sum() > 15 for z in range(slices[0], slices[1] + 1))
+    assert set(np.nonzero(after)[2]) == set(range(slices[0], slices[1] + 1))
+    np.testing.assert_array_equal(after[before > 0], before[before > 0])
+    page.locator("#editor [data-action=between]").click()
+    expect(page.locator("#editor [data-part=message]")).to_contain_text("no empty slice")
+    page.locator("#editor [data-action=undo]").click()
+    np.testing.assert_array_equal(studio.drawing(page), before)
 
 
 def test_space_draws_at_the_crosshair(studio: Studio, page: Page) -> None:

@@ -1,6 +1,7 @@
 // The component: what is shown, what the user does to it, and its conversation with Python and with linked canvases.
 
 const DEFAULT_EXTENT = [160, 224, 160]; // mm; the room that an empty stage keeps
+const BLINK_MS = 700;
 
 class SliceCanvas {
   constructor({ element, trigger, props, upload, watch }) {
@@ -30,6 +31,9 @@ class SliceCanvas {
     this.largePlane = "axial";
     this.hover = null; // {view, point} under the mouse
     this.lastVoxel = null; // of the stroke that is being drawn
+    this.lastPlane = "axial"; // that was drawn on
+    this.seam = null; // where a swipe comparison changes from the first volume to the second, 0 to 1
+    this.blinking = null; // the timer that changes between the two
     this.colorTables = new Map();
     this.expected = null; // the grid that is being loaded, for its room on the page
     this.isPlaced = false; // the crosshair has found its first place
@@ -149,7 +153,47 @@ class SliceCanvas {
 
   // What lies under the labels, left to right in shares of the plane's width; a swipe comparison gives two.
   baseShares() {
-    return this.layer ? [{ layer: this.layer, from: 0, to: 1 }] : [];
+    if (!this.layer) return [];
+    if (this.seam === null || !this.canCompare) return [{ layer: this.layer, from: 0, to: 1 }];
+    const [first, second] = this.layers;
+    return [{ layer: first, from: 0, to: this.seam }, { layer: second, from: this.seam, to: 1 }];
+  }
+
+  // The first two volumes are a pair: one with control, one without.
+  get canCompare() {
+    return !this.editable && this.layers.length > 1 && this.layers.slice(0, 2).every(({ kind }) => kind === "image");
+  }
+
+  swipe(seam = this.seam === null ? 0.5 : null) {
+    this.stopBlinking();
+    this.set({ seam, layerIndex: seam === null ? this.layerIndex : 0 });
+  }
+
+  blink() {
+    if (this.blinking) return this.stopBlinking();
+    this.seam = null;
+    const change = () => this.canCompare && this.set({ layerIndex: this.layerIndex === 0 ? 1 : 0 });
+    this.blinking = setInterval(change, BLINK_MS);
+    return change();
+  }
+
+  stopBlinking() {
+    clearInterval(this.blinking);
+    this.blinking = null;
+    this.requestRender();
+  }
+
+  chooseLayer(layerIndex) {
+    this.stopBlinking();
+    this.set({ layerIndex, seam: null });
+  }
+
+  // The three planes as they stand, as one PNG.
+  takePicture() {
+    const link = document.createElement("a");
+    link.download = `${(this.props.label || "slices").toLowerCase().replaceAll(" ", "-")}.png`;
+    link.href = joinPlanes(this.views).toDataURL("image/png");
+    link.click();
   }
 
   overlayOnShow() {
@@ -338,10 +382,30 @@ class SliceCanvas {
   }
 
   beginStroke(view, point) {
+    this.lastPlane = view.name;
+    if (this.tool === "fill") return this.fillAt(view, point);
     this.drawing.beginStroke();
     this.lastVoxel = null;
     this.showOverlay = true;
-    this.continueStroke(view, [point]);
+    return this.continueStroke(view, [point]);
+  }
+
+  fillAt(view, point) {
+    const voxel = this.grid.nearest(view.voxelAt(point));
+    const isChanged = this.drawing.fillRegion(voxel, this.grid.axes[PLANES[view.name].through].voxel, this.label);
+    this.setCrosshair(this.grid.toMm(voxel));
+    this.showOverlay = true;
+    this.controls.showMessage(isChanged !== null ? "" : "There is no closed outline around this point: close it, then fill.");
+    this.afterEdit(isChanged);
+  }
+
+  fillBetween() {
+    if (!this.drawing) return;
+    const axis = this.grid.axes[PLANES[this.lastPlane].through].voxel;
+    const isChanged = this.drawing.fillBetween(axis, this.labels.map(({ id }) => id));
+    const plane = PLANES[this.lastPlane].title.toLowerCase();
+    this.controls.showMessage(isChanged ? "" : `There is no empty slice between drawn ones in the ${plane} plane.`);
+    this.afterEdit(isChanged);
   }
 
   continueStroke(view, points) {
@@ -373,10 +437,11 @@ class SliceCanvas {
   }
 
   dab(view) {
+    if (this.tool === "fill") return this.fillAt(view, view.toScreen(this.grid.toBody(this.crosshairVoxel)));
     const voxel = this.crosshairVoxel;
     this.drawing.beginStroke();
     this.drawing.paint(voxel, voxel, this.brush(view));
-    this.endStroke();
+    return this.endStroke();
   }
 
   undo() {

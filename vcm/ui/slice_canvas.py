@@ -41,6 +41,7 @@ _SCRIPT_PARTS = (
     "slice_canvas_geometry.js",
     "slice_canvas_volumes.js",
     "slice_canvas_images.js",
+    "slice_canvas_regions.js",
     "slice_canvas_drawing.js",
     "slice_canvas_layout.js",
     "slice_canvas_planes.js",

@@ -9,12 +9,16 @@ const SHORTCUTS = [
   { keys: "Middle or Alt + drag", text: "pan" },
   { keys: "Right drag", text: "contrast and brightness" },
   { keys: "B, E, V", text: "draw, erase, locate", editor: true },
+  { keys: "G", text: "fill a closed outline", editor: true },
+  { keys: "I", text: "fill the slices between drawn ones", editor: true },
   { keys: "1, 2, 3", text: "choose the label", editor: true },
   { keys: "[ ]", text: "smaller or larger brush", editor: true },
   { keys: "D", text: "disc or ball", editor: true },
   { keys: "Space", text: "one dab at the crosshair", editor: true },
   { keys: "Ctrl + Z, Ctrl + Shift + Z", text: "undo, redo", editor: true },
   { keys: "1, 2, 3", text: "choose the volume", viewer: true },
+  { keys: "S, C", text: "compare by swipe, by blinking", viewer: true },
+  { keys: "P", text: "save the planes as a picture" },
   { keys: "O", text: "show or hide the labels" },
   { keys: "F", text: "radiological or neurological" },
   { keys: "R", text: "reset zoom and contrast" },
@@ -30,6 +34,10 @@ class Controls {
       undo: () => host.undo(),
       redo: () => host.redo(),
       clear: () => host.clear(),
+      between: () => host.fillBetween(),
+      swipe: () => host.swipe(),
+      blink: () => host.blink(),
+      picture: () => host.takePicture(),
       reset: () => host.resetView(),
       convention: () => host.switchConvention(),
       overlay: () => host.set({ showOverlay: !host.showOverlay }),
@@ -48,11 +56,12 @@ class Controls {
     });
     this.bindChoice(parts.tools, (tool) => host.set({ tool }));
     this.bindChoice(parts.shape, (shape) => host.set({ isBall: shape === "ball" }));
-    this.bindChoice(parts.layers, (index) => host.set({ layerIndex: Number(index) }));
+    this.bindChoice(parts.layers, (index) => host.chooseLayer(Number(index)));
     this.bindChoice(parts.labels, (label) => host.chooseLabel(Number(label)));
     this.setting("brushMm").addEventListener("input", (e) => host.set({ brushMm: Number(e.target.value) }));
     this.setting("opacity").addEventListener("input", (e) =>
       host.set({ opacity: Number(e.target.value) / 100, showOverlay: true }));
+    this.setting("seam").addEventListener("input", (e) => host.swipe(Number(e.target.value) / 100));
     this.setting("preset").addEventListener("change", (e) => host.choosePreset(e.target.value));
     root.addEventListener("keydown", (event) => this.pressKey(event));
   }
@@ -107,6 +116,8 @@ class Controls {
     this.button("undo").disabled = !host.drawing?.done.length;
     this.button("redo").disabled = !host.drawing?.undone.length;
     this.button("clear").disabled = !host.drawing || host.drawing.isEmpty;
+    this.button("between").disabled = !host.drawing || host.drawing.isEmpty;
+    this.showComparison();
     this.button("overlay").setAttribute("aria-pressed", String(host.showOverlay));
     this.setting("brushMm").value = host.brushMm;
     write(parts.brushMm, `${host.brushMm} mm`);
@@ -117,6 +128,14 @@ class Controls {
     }
     this.showContrast();
     this.showPoint();
+  }
+
+  showComparison() {
+    const { host, parts } = this;
+    parts.compare.hidden = !host.canCompare;
+    this.button("swipe").setAttribute("aria-pressed", String(host.seam !== null));
+    this.button("blink").setAttribute("aria-pressed", String(host.blinking !== null));
+    this.setting("seam").value = Math.round((host.seam ?? 0.5) * 100);
   }
 
   button(action) {
@@ -222,23 +241,27 @@ class Controls {
     const digit = /^[1-9]$/.test(key) ? Number(key) : 0;
     if (digit && event.target.type !== "range") {
       if (host.editable) return host.labels[digit - 1] && (() => host.chooseLabel(host.labels[digit - 1].id));
-      return host.layers[digit - 1] && (() => host.set({ layerIndex: digit - 1 }));
+      return host.layers[digit - 1] && (() => host.chooseLayer(digit - 1));
     }
     const common = {
       "?": () => this.toggleHelp(),
       o: () => host.set({ showOverlay: !host.showOverlay }),
       f: () => host.switchConvention(),
       r: () => host.resetView(),
+      p: () => host.takePicture(),
     };
     const editing = {
       b: () => host.set({ tool: "paint" }),
       e: () => host.set({ tool: "erase" }),
       v: () => host.set({ tool: "move" }),
+      g: () => host.set({ tool: "fill" }),
+      i: () => host.fillBetween(),
       d: () => host.set({ isBall: !host.isBall }),
       "[": () => host.set({ brushMm: Math.max(2, host.brushMm - 2) }),
       "]": () => host.set({ brushMm: Math.min(40, host.brushMm + 2) }),
     };
-    return common[key] || (host.editable ? editing[key] : undefined);
+    const comparing = { s: () => host.swipe(), c: () => host.blink() };
+    return common[key] || (host.editable ? editing[key] : host.canCompare && comparing[key]);
   }
 }
 

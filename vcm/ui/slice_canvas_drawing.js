@@ -88,6 +88,26 @@ class Drawing {
     this.version++;
   }
 
+  // Give the region of one slice that `voxel` lies in the label; returns whether anything changed, or null where the
+  // region has no end.
+  fillRegion(voxel, flatAxis, label) {
+    const region = findRegion(this.voxels, this.grid, voxel, flatAxis);
+    return region && this.setAll(new Map([[label, region]]));
+  }
+
+  // Fill the empty slices between those that are drawn on; returns whether anything changed.
+  fillBetween(axis, labels) {
+    return this.setAll(interpolateSlices(this.voxels, this.grid, axis, labels));
+  }
+
+  // One step of the history: offsets by label.
+  setAll(offsets) {
+    this.beginStroke();
+    for (const [label, those] of offsets) for (const offset of those) this.set(offset, label);
+    this.version++;
+    return this.endStroke();
+  }
+
   clear() {
     this.beginStroke();
     for (let i = 0; i < this.voxels.length; i++) if (this.voxels[i]) this.set(i, 0);

@@ -97,8 +97,17 @@ class PlaneView {
     // A filled label would hide the very place where a difference map has something to show.
     const isMap = host.layer?.colormap === "diverging";
     if (overlay) this.paintLabels(overlay, isMap ? 0 : host.opacity, Math.min(1, host.opacity + 0.45), frame);
+    this.paintSeam();
     this.paintCrosshair();
     this.paintBrush();
+  }
+
+  paintSeam() {
+    const { context, host } = this;
+    if (host.seam === null || !host.canCompare) return;
+    const x = host.seam * this.width;
+    context.fillStyle = "#ffffff";
+    context.fillRect(x - 1, 0, 2, this.height);
   }
 
   // `share` is a layer and the part of the plane's width, from 0 to 1, in which it is shown.
@@ -209,7 +218,7 @@ class PlaneView {
 
   paintBrush() {
     const { context, host } = this;
-    if (!host.hover || host.hover.view !== this || !host.isDrawingTool) return;
+    if (!host.hover || host.hover.view !== this || !host.isDrawingTool || host.tool === "fill") return;
     const [x, y] = host.hover.point;
     const radius = Math.max(2, (host.brushMm / 2) * this.scale);
     context.beginPath();
@@ -239,4 +248,30 @@ class PlaneView {
       if (letter.textContent !== letters[letter.dataset.side]) letter.textContent = letters[letter.dataset.side];
     }
   }
+}
+
+// The planes side by side on one canvas, each with its letters, as large as they are on the screen.
+function joinPlanes(views) {
+  const gap = 6;
+  const joined = document.createElement("canvas");
+  const ratio = views[0].ratio;
+  joined.width = views.reduce((sum, { canvas }) => sum + canvas.width + gap, -gap);
+  joined.height = Math.max(...views.map(({ canvas }) => canvas.height));
+  const context = joined.getContext("2d", { alpha: false });
+  context.font = `600 ${13 * ratio}px system-ui, sans-serif`;
+  context.textAlign = "center";
+  context.textBaseline = "middle";
+  let left = 0;
+  for (const { name, canvas, host } of views) {
+    context.drawImage(canvas, left, 0);
+    const letters = edgeLetters(name, host.convention);
+    const inset = 14 * ratio;
+    context.fillStyle = "#e8eef3";
+    context.fillText(letters.left, left + inset, canvas.height / 2);
+    context.fillText(letters.right, left + canvas.width - inset, canvas.height / 2);
+    context.fillText(letters.top, left + canvas.width / 2, inset);
+    context.fillText(letters.bottom, left + canvas.width / 2, canvas.height - inset);
+    left += canvas.width + gap;
+  }
+  return joined;
 }

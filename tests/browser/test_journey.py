@@ -281,6 +281,25 @@ def test_a_lesion_is_built_with_sliders_on_the_side_that_was_asked_for(studio, p
     np.testing.assert_allclose(world, [-28, 32, 24], atol=5)
 
 
+def test_a_dropped_recipe_restores_drawing_and_settings_and_gives_the_same_voxels(studio, page_at, tmp_path):
+    page = open_page(page_at, studio)
+    draw_blob(page, right=0.38, up=0.42)
+    set_seed(page, 27)
+    generate(page)
+    controlled, _, drawn, _ = downloads(page, tmp_path / "first")
+    other = open_page(page_at, studio)
+    (recipe,) = (tmp_path / "first").glob("*.json")
+    other.locator("#upload-recipe input[type=file]").set_input_files(recipe)
+    expect(status(other)).to_contain_text("The recipe is restored")
+    assert other.locator("#seed input").input_value() == "27"
+    assert other.locator("#steps input[type=number]").input_value() == str(STEPS)
+    other.locator("#generate").click()
+    expect(status(other)).to_contain_text("Shown at once")
+    again, _, drawn_again, _ = downloads(other, tmp_path / "again")
+    np.testing.assert_array_equal(drawn_again.array, drawn.array)
+    np.testing.assert_array_equal(again.array, controlled.array)
+
+
 def test_an_uploaded_anatomy_joins_the_drawing(studio, page_at, tmp_path):
     page = open_page(page_at, studio)
     anatomy = Volume(

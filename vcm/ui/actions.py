@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from vcm.conditions import EDEMA, MODALITIES
 from vcm.lesion import build_lesion
+from vcm.recipe import load_recipe
 from vcm.request import GenerationRequest
 from vcm.ui import words
-from vcm.ui.content import ROUNDED_NOTE, Content, show_example
+from vcm.ui.content import ROUNDED_NOTE, Content, show_example, show_recipe
 from vcm.ui.controls import draw_seed
 from vcm.ui.examples import Example
 from vcm.ui.label_maps import UploadedMaps, pack_labels, unpack_labels
@@ -136,6 +137,19 @@ class Actions:
             _log.warning("The example %s cannot be shown: %s", example.slug, error)
             return {page.status: words.status("This example cannot be shown.", kind="error")}
         return self._put(content)
+
+    def take_recipe(self, path: str | None, request: gr.Request) -> Updates:
+        """Put what a dropped recipe holds on the page: its drawing, its maps and its settings."""
+        page = self._page
+        if path is None:
+            return {}
+        try:
+            content = show_recipe(load_recipe(path), self._studio.pipeline, self._palette, session_folder(request))
+        except ValueError as error:
+            return {page.recipe: None, page.status: words.status(str(error), kind="error")}
+        finally:
+            Path(path).unlink(missing_ok=True)
+        return self._put(content) | {page.recipe: None}
 
     def uploader(self, modality: str) -> Callable[..., Updates]:
         """Return the handler of one modality's drop zone: path, drawing and uploaded maps in, updates out."""

@@ -137,6 +137,7 @@ def _wire(page: Page, actions: Actions) -> None:
             js=page.editor.flush_js(0),
             **quiet,
         )
+    page.recipe.upload(actions.take_recipe, page.recipe, [*_outputs(page), page.recipe], **quiet)
     for modality, upload in page.uploads.items():
         upload.upload(
             actions.uploader(modality),

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vcm.pipeline import Pipeline
+from vcm.recipe import RecipeError, check_environment, request_from_recipe
 from vcm.request import GenerationRequest
 from vcm.ui.examples import Example
 from vcm.ui.palette import Palette
@@ -49,6 +51,29 @@ def show_nothing(pipeline: Pipeline, palette: Palette, folder: Path) -> Content:
         drawing=view_drawing(pipeline.grid, palette, folder),
         wanted=frozenset([palette.modality]),
         status="Ready: draw a tumor, or generate a brain first and draw on it.",
+    )
+
+
+def show_recipe(recipe: Mapping[str, Any], pipeline: Pipeline, palette: Palette, folder: Path) -> Content:
+    """Return the drawing and the settings of a run that somebody made, ready to be generated again.
+
+    Raises:
+        VolumeError, ValueError: the recipe is damaged, or its conditions are not for this model.
+    """
+    request = request_from_recipe(recipe)
+    prepared = pipeline.prepare(request)
+    try:
+        notes = check_environment(recipe, pipeline.environment)
+    except RecipeError:
+        notes = ("It was made with other weights, so its voxels will differ.",)
+    conditions = {name: each.volume.array for name, each in prepared.items()}
+    others = {name: labels for name, labels in conditions.items() if name != palette.modality}
+    return Content(
+        request=request,
+        drawing=view_drawing(pipeline.grid, palette, folder, others=others, mask=conditions.get(palette.modality)),
+        wanted=frozenset(conditions),
+        status=" ".join(("The recipe is restored: press Generate.", *notes)),
+        others=others,
     )
 
 

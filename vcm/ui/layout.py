@@ -47,6 +47,7 @@ class Page:
     adherence: gr.HTML
     downloads: dict[str, gr.DownloadButton]
     download_note: gr.HTML
+    recipe: gr.File
     status: gr.HTML
     estimate: gr.HTML
     generate: gr.Button
@@ -113,6 +114,8 @@ def build_layout(
             scene = Scene(files.scene if files else None, elem_id="scene")
             adherence = gr.HTML(result.adherence if result else "", elem_id="adherence")
             downloads, download_note = _build_downloads(modalities, files)
+            with gr.Column(elem_classes=["modality", "restore"], min_width=0):
+                recipe = gr.File(label="Recipe", file_types=[".json"], elem_id="upload-recipe")
     with gr.Column(elem_id="action-bar", min_width=0):
         with gr.Row(elem_id="actions"):
             status = gr.HTML(words.status(content.status), elem_id="status")
@@ -134,6 +137,7 @@ def build_layout(
         adherence=adherence,
         downloads=downloads,
         download_note=download_note,
+        recipe=recipe,
         status=status,
         estimate=estimated,
         generate=generate,

@@ -16,7 +16,7 @@ from vcm.train.halves import draw_half, tumor_sampling_weights
 from vcm.train.loop import LoopConfig, run_loop
 from vcm.train.mini import AUTOENCODER
 
-AUTOENCODER_LOOP = LoopConfig(steps=2600, learning_rate=6e-4, save_every=200, validate_every=300, ema_decay=0.995)
+AUTOENCODER_LOOP = LoopConfig(steps=3300, learning_rate=6e-4, save_every=200, validate_every=300, ema_decay=0.995)
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class AutoencoderRecipe:
     halves, and the last `whole_share` of its steps on whole volumes.
     """
 
-    subjects: int = 320
+    subjects: int = 400
     loop: LoopConfig = AUTOENCODER_LOOP
     whole_share: float = 0.06
     starting_log_variance: float = -5.0  # of the latent: a code that starts as pure noise learns slowly

@@ -61,7 +61,7 @@ VCM_UNET: dict[str, Any] = {
 }
 
 CONDITION_ENCODER = ConditionEncoderConfig(
-    channels=(16, FEATURE_CHANNELS), num_res_blocks=(0, 1), downsample=(True, False), norm_num_groups=2, patch_size=2
+    channels=(8, 16, FEATURE_CHANNELS), num_res_blocks=(0, 1, 1), downsample=(True, True, False), norm_num_groups=2
 )
 
 # The v prediction keeps an error of the network as small in the clean estimate at high noise as at low noise, where an

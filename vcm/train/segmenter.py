@@ -25,14 +25,14 @@ FIRST_SEED = 50_000
 """Its subjects are nobody else's."""
 
 SEGMENTER_CONFIG = SegmenterConfig()
-SEGMENTER_LOOP = LoopConfig(steps=1500, learning_rate=2e-3, save_every=200, validate_every=300, ema_decay=0.98)
+SEGMENTER_LOOP = LoopConfig(steps=3000, learning_rate=2e-3, save_every=200, validate_every=300, ema_decay=0.98)
 
 
 @dataclass(frozen=True)
 class SegmenterRecipe:
     """What the segmenter learns from, and for how long."""
 
-    subjects: int = 160
+    subjects: int = 200
     loop: LoopConfig = SEGMENTER_LOOP
     config: SegmenterConfig = SEGMENTER_CONFIG
     crop_share: float = 0.75  # of the steps that look at the surroundings of a lesion only: cheap, and full of tumor

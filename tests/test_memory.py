@@ -17,10 +17,12 @@ def faults():
 x = torch.ones(2**24)
 for _ in range(4):  # the heap grows to its size
     (x + 1).sum()
-before = faults()
+counts = []
 for _ in range(10):
+    before = faults()
     (x + 1).sum()
-print(faults() - before)
+    counts.append(faults() - before)
+print(min(counts))  # the system may take pages back at any time
 """
 
 
@@ -30,4 +32,5 @@ def test_large_blocks_are_reused_instead_of_mapped_afresh():
         done = subprocess.run([sys.executable, "-c", PROBE, mode], capture_output=True, text=True, check=True)
         return int(done.stdout)
 
-    assert count("keep") * 10 < count("leave")
+    assert count("keep") < 100
+    assert count("leave") > 10_000

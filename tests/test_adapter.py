@@ -160,17 +160,18 @@ def test_mean_of_two_modalities_is_the_mean_of_their_features(
 
 
 @torch.no_grad()
-def test_output_schedule_scales_both_heads_by_the_signal_level_of_each_timestep(
+def test_velocity_schedule_reads_the_priors_v_and_scales_both_heads_by_the_signal_level(
     tiny_model: LoadedModel, tiny_conditions: dict[str, Tensor]
 ) -> None:
-    plain = VCM(replace(tiny_model.config.adapter, output_schedule=None))
+    plain = VCM(replace(tiny_model.config.adapter, velocity_schedule=None))
     plain.load_state_dict(tiny_model.adapter.state_dict())
-    latent, epsilon, timesteps = some_step()
+    latent, velocity, timesteps = some_step()
     features = plain.encode_condition(tiny_conditions)
-    level = tiny_model.backbone.alphas_cumprod[timesteps].sqrt().reshape(2, 1, 1, 1, 1)
+    alphas = tiny_model.backbone.alphas_cumprod[timesteps].reshape(2, 1, 1, 1, 1)
+    epsilon = alphas.sqrt() * velocity + (1 - alphas).sqrt() * latent
     scaled = tiny_model.adapter(latent, epsilon, features, timesteps)
-    for actual, unscaled in zip(scaled, plain(latent, epsilon, features, timesteps), strict=True):
-        torch.testing.assert_close(actual, unscaled * level)
+    for actual, unscaled in zip(scaled, plain(latent, velocity, features, timesteps), strict=True):
+        torch.testing.assert_close(actual, unscaled * alphas.sqrt(), rtol=1e-3, atol=1e-5)
 
 
 def test_single_modality_has_no_projection(tiny_config: ModelConfig, tiny_conditions: dict[str, Tensor]) -> None:

@@ -77,7 +77,7 @@ def build_tiny_config(grid: Grid = TINY_GRID) -> ModelConfig:
                 "num_head_channels": [0, 8],
             },
             head_channels=8,
-            output_schedule=SCHEDULE,
+            velocity_schedule=SCHEDULE,
         ),
         covariates=CovariateConfig(ventricular_ml=(5.0, 60.0), brain_ml=(1000.0, 1600.0)),
     )

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from einops import rearrange
 from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vcm.autoencoder import fold
 from vcm.backbone import build_betas, build_network
 from vcm.config import AdapterConfig, ConditionEncoderConfig
 
 OUTPUT_CONVOLUTION_STD = 0.06
 """MONAI starts its U-Net's last convolution at zero; below zero heads nothing but their bias would ever learn."""
 
-CONDITION_GAIN = 50.0
-"""A freshly initialised encoder turns a 0-or-1 map into features of about 0.02; beside latents and noise of about 1 a
-U-Net does not hear them, and learning stalls. The first convolution starts this much larger."""
+CONDITION_GAIN = 10.0
+"""A freshly initialised encoder turns a 0-or-1 map into features of about 0.1 or less; beside latents and noise of
+about 1 a U-Net hardly hears them, and learning stalls. The first convolution starts this much larger."""
 
 
 class VCM(nn.Module):
@@ -28,7 +28,7 @@ class VCM(nn.Module):
     features. Without `normalize_heads` a new VCM is exactly the identity: scale and shift are zero.
     """
 
-    output_levels: Tensor
+    alphas_cumprod: Tensor
 
     def __init__(self, config: AdapterConfig) -> None:
         super().__init__()
@@ -48,10 +48,10 @@ class VCM(nn.Module):
         self.heads = Heads(
             config.unet["out_channels"], config.head_channels, config.latent_channels, config.normalize_heads
         )
-        if config.output_schedule is not None:
+        if config.velocity_schedule is not None:
             # In no weight file, so it must be real even where the module is built on the meta device.
-            alphas_cumprod = torch.cumprod(1.0 - build_betas(config.output_schedule), dim=0)
-            self.register_buffer("output_levels", alphas_cumprod.sqrt(), persistent=False)
+            alphas_cumprod = torch.cumprod(1.0 - build_betas(config.velocity_schedule), dim=0)
+            self.register_buffer("alphas_cumprod", alphas_cumprod, persistent=False)
         output_convolution = self.unet.out[-1].conv
         nn.init.normal_(output_convolution.weight, std=OUTPUT_CONVOLUTION_STD)
 
@@ -95,13 +95,17 @@ class VCM(nn.Module):
             features: what `encode_condition` returned, (B, F, x, y, z).
             timesteps: (B,) integers.
         """
-        hidden = torch.cat([latent, epsilon, features], dim=1)  # (B, 2 C + F, x, y, z)
+        estimate = epsilon
+        if self.config.velocity_schedule is not None:
+            alphas = self.alphas_cumprod[timesteps].reshape(-1, 1, 1, 1, 1)
+            signal, noise_level = alphas.sqrt(), (1.0 - alphas).sqrt()
+            estimate = (epsilon - noise_level * latent) / signal  # v, of epsilon = signal v + noise_level z_t
+        hidden = torch.cat([latent, estimate, features], dim=1)  # (B, 2 C + F, x, y, z)
         hidden = self.unet(hidden, timesteps=timesteps)  # (B, unet.out_channels, x, y, z)
         eps_scale, eps_shift = (output.float() for output in self.heads(hidden))
-        if self.config.output_schedule is None:
+        if self.config.velocity_schedule is None:
             return eps_scale, eps_shift
-        level = self.output_levels[timesteps].reshape(-1, 1, 1, 1, 1)
-        return eps_scale * level, eps_shift * level
+        return eps_scale * signal, eps_shift * signal
 
     def _aggregate(self, features: Sequence[Tensor | None], present: Tensor) -> Tensor:
         """Join the modalities' features, zeroing those that are absent: (B, F, x, y, z)."""
@@ -168,10 +172,7 @@ class ConditionEncoder(nn.Module):
     def forward(self, condition: Tensor) -> Tensor:
         """Return the features (B, F, x, y, z) of one condition (B, in_channels, X, Y, Z), of any number type."""
         condition = condition.to(self.conv_in.weight.dtype)
-        if self.patch_size > 1:
-            edges = dict.fromkeys("pqr", self.patch_size)
-            condition = rearrange(condition, "b c (x p) (y q) (z r) -> b (c p q r) x y z", **edges)
-        hidden: Tensor = self.conv_in(condition)
+        hidden: Tensor = self.conv_in(fold(condition, self.patch_size))
         for block in self.down_blocks:
             hidden = block(hidden)
         return hidden
@@ -240,9 +241,12 @@ class Heads(nn.Module):
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Return eps_scale and eps_shift, each (B, out_channels, x, y, z)."""
         hidden = functional.leaky_relu(self.shared(hidden))
-        scale, shift = self.scale(hidden), self.shift(hidden)
         if self.normalize:
-            return functional.instance_norm(scale), functional.instance_norm(shift)
+            return functional.instance_norm(self.scale(hidden)), functional.instance_norm(self.shift(hidden))
+        # One convolution for both: at few channels it takes no longer than either.
+        weight = torch.cat([self.scale.weight, self.shift.weight])
+        bias = torch.cat([self.scale.bias, self.shift.bias])  # type: ignore[list-item]
+        scale, shift = functional.conv3d(hidden, weight, bias, padding=1).chunk(2, dim=1)
         return scale, shift
 
 

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
-from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
 from torch import Tensor, nn
 
+from vcm.autoencoder import Autoencoder
 from vcm.config import NUM_COVARIATES, BackboneConfig, ConfigError, ScheduleConfig
+from vcm.denoiser import Denoiser
 
 WHITENING_FLOOR = 1e-6
 """The least deviation that a whitening map may hold, far below any latent's."""
@@ -39,8 +40,8 @@ class Backbone(nn.Module):
         super().__init__()
         self.config = config
         self.latent_shape = tuple(latent_shape)
-        self.autoencoder: AutoencoderKL = build_network(AutoencoderKL, config.autoencoder)
-        self.diffusion: DiffusionModelUNet = build_network(DiffusionModelUNet, config.diffusion)
+        self.autoencoder: Autoencoder = build_network(Autoencoder, config.autoencoder)
+        self.diffusion: Denoiser = build_network(Denoiser, config.diffusion)
         # Explicitly on the CPU: these must be real even where the networks are built on the meta device, to be filled
         # from a file.
         alphas_cumprod = torch.cumprod(1.0 - build_betas(config.schedule), dim=0)

@@ -111,7 +111,8 @@ class ScheduleConfig(_JsonConfig):
 class BackboneConfig(_JsonConfig):
     """The latent diffusion model that is controlled but never trained by a VCM.
 
-    `autoencoder` and `diffusion` are the keyword arguments of MONAI's AutoencoderKL and DiffusionModelUNet.
+    `autoencoder` and `diffusion` are the keyword arguments of `Autoencoder`, which are those of MONAI's AutoencoderKL
+    and a `patch_size`, and of `Denoiser`, which are those of MONAI's DiffusionModelUNet and a `position_map`.
 
     - `latent_scale_factor`: latents are the encoder's mean times this (0.896 in the published code, 1 if unused).
     - `whitening`: latents are (mean - mean map) / deviation map instead, with both maps kept among the weights.
@@ -159,7 +160,7 @@ class BackboneConfig(_JsonConfig):
     @property
     def downsampling_factor(self) -> int:
         """Voxels along an axis for each latent cell."""
-        return int(2 ** (len(self.autoencoder["channels"]) - 1))
+        return int(self.autoencoder.get("patch_size", 1) * 2 ** (len(self.autoencoder["channels"]) - 1))
 
 
 @dataclass(frozen=True)
@@ -210,8 +211,10 @@ class AdapterConfig(_JsonConfig):
     - `head_channels`: width between the U-Net and the two heads.
     - `normalize_heads`: a parameter-free InstanceNorm ends both heads, as released weights need it; such a VCM can
       never be the identity, so it is off in our own.
-    - `output_schedule`: both heads' outputs are multiplied by sqrt(alpha_bar_t) of this noise schedule, so that what a
-      VCM can change of the clean estimate is as large at every noise level; None, the published form, leaves them.
+    - `velocity_schedule`: with a noise schedule here the U-Net reads the prior's estimate as v, and both heads' outputs
+      are multiplied by sqrt(alpha_bar_t). At the noisiest steps z_t and epsilon are nearly the same, so that what the
+      prior thinks the clean latent is cannot be heard in them, and the same change of epsilon changes the clean
+      estimate 80 times as much as at the least noisy ones. None is the published form.
     - `aggregation`: "concat" joins the modalities' features and presence flags with one 1x1x1 projection, "mean"
       averages the features of those present (an ablation).
     """
@@ -221,7 +224,7 @@ class AdapterConfig(_JsonConfig):
     unet: dict[str, Any]
     head_channels: int = 128
     normalize_heads: bool = False
-    output_schedule: ScheduleConfig | None = None
+    velocity_schedule: ScheduleConfig | None = None
     aggregation: Literal["concat", "mean"] = "concat"
 
     def __post_init__(self) -> None:

@@ -423,18 +423,23 @@ def _grow_tumor(random: _Random, maps: Tensor, diameter_mm: float) -> tuple[Tens
     solid = random.uniform(0.42, 0.85)  # share of the radius that is tumor, the rest is edema
     rim = random.uniform(0.55, 0.80)  # share of the solid radius that is necrotic
     kind = random.uniform(0, 1)
+    spread = 0.38  # how far edema runs along white matter
     if kind < 0.12:  # non-enhancing: edema-like signal throughout
         solid = 0.0
-    elif kind < 0.22 or radius < 2.5:  # solid enhancing nodule
+    elif kind < 0.34:  # of one part, with edema around it or alone: what people draw first
+        rim = 0.0 if kind < 0.23 or radius < 2.5 else 1.0
+        if random.uniform(0, 1) < 0.5:
+            solid, spread = 1.0, 0.0
+    elif radius < 2.5:
         rim = 0.0
-    # A rim thinner than a voxel could not be seen.
-    rim = min(rim, max(0.0, solid * radius - 1.1) / max(solid * radius, 1e-6))
+    if rim < 1.0:  # a rim thinner than a voxel could not be seen
+        rim = min(rim, max(0.0, solid * radius - 1.1) / max(solid * radius, 1e-6))
 
     mass = random.uniform(0.08, 0.32) * max(solid, 0.3) * radius
     maps = _push_aside(maps, offset, radius * max(solid, 0.4), mass)
     parenchyma = maps[_GM] + maps[_WM]
     # Edema spreads along white matter and stops at the cortex and at the ventricles.
-    whole = (level - 0.38 * (maps[_WM] - 0.55)) < 1.0
+    whole = (level - spread * (maps[_WM] - 0.55)) < 1.0
     whole &= parenchyma > 0.5
     whole |= level < solid
     inside = (parenchyma + maps[_CSF] + maps[_VENTRICLES]) > 0.6

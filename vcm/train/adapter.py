@@ -36,7 +36,7 @@ class AdapterRecipe:
     - `regularization`: lambda of the paper, on the mean magnitude of scale and shift.
     """
 
-    subjects: int = 400
+    subjects: int = 480
     loop: LoopConfig = ADAPTER_LOOP
     batch_size: int = 4
     drop_probability: float = 0.35

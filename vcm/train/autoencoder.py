@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from monai.networks.nets import AutoencoderKL
 from torch import Tensor, nn
 
 from vcm import simulate
+from vcm.autoencoder import Autoencoder
 from vcm.dataset import Cohort, simulated_cohort
 from vcm.train.halves import draw_half, tumor_sampling_weights
 from vcm.train.loop import LoopConfig, run_loop
 from vcm.train.mini import AUTOENCODER
 
-AUTOENCODER_LOOP = LoopConfig(steps=3300, learning_rate=6e-4, save_every=200, validate_every=300, ema_decay=0.995)
+AUTOENCODER_LOOP = LoopConfig(steps=3000, learning_rate=1e-3, save_every=200, validate_every=300, ema_decay=0.995)
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class AutoencoderRecipe:
     halves, and the last `whole_share` of its steps on whole volumes.
     """
 
-    subjects: int = 400
+    subjects: int = 480
     loop: LoopConfig = AUTOENCODER_LOOP
     whole_share: float = 0.06
     starting_log_variance: float = -5.0  # of the latent: a code that starts as pure noise learns slowly
@@ -44,7 +44,7 @@ def train_autoencoder(
     device: str = "cpu",
     cache: str | Path | None = None,
     initial: Mapping[str, Tensor] | None = None,
-) -> AutoencoderKL:
+) -> Autoencoder:
     """Train on simulated contrast-enhanced T1 volumes; returns the averaged network.
 
     Args:
@@ -59,12 +59,12 @@ def train_autoencoder(
     )
     sampling_weights = tumor_sampling_weights(cohort)
     torch.manual_seed(recipe.loop.seed)
-    network = AutoencoderKL(**AUTOENCODER)
+    network = Autoencoder(**AUTOENCODER)
     nn.init.constant_(network.get_parameter("quant_conv_log_sigma.conv.bias"), recipe.starting_log_variance)
     if initial is not None:
         network.load_state_dict(initial)
 
-    def loss_function(network: AutoencoderKL, step: int, random: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss_function(network: Autoencoder, step: int, random: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         whole = step >= recipe.loop.steps * (1 - recipe.whole_share)
         image, weight = _draw(cohort, sampling_weights, recipe, whole, random)
         image, weight = (x.to(device, memory_format=torch.channels_last_3d) for x in (image, weight))
@@ -77,7 +77,7 @@ def train_autoencoder(
         figures = {"squared_error": (error.detach() ** 2).mean().item(), "divergence": divergence.item()}
         return reconstruction + recipe.kl_weight * divergence * image.numel() / mean.numel(), figures
 
-    def validate(network: AutoencoderKL, step: int) -> dict[str, float]:
+    def validate(network: Autoencoder, step: int) -> dict[str, float]:
         squared = []
         for index in range(len(held_out)):
             image = torch.from_numpy(held_out.images["t1"][index].astype("float32"))[None, None].to(device)

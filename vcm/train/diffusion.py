@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from monai.networks.nets import DiffusionModelUNet
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -16,6 +15,7 @@ from vcm import simulate
 from vcm.backbone import Backbone
 from vcm.config import ModelConfig
 from vcm.dataset import simulated_cohort
+from vcm.denoiser import Denoiser
 from vcm.precision import use_channels_last
 from vcm.train.latents import cached_pair, measure_whitening
 from vcm.train.loop import LoopConfig, run_loop
@@ -26,14 +26,14 @@ FIRST_SEED = 10_000
 SMALLEST_BRAIN_SHARE = 0.05
 
 
-DIFFUSION_LOOP = LoopConfig(steps=6000, learning_rate=6e-4, save_every=250, validate_every=550, ema_decay=0.999)
+DIFFUSION_LOOP = LoopConfig(steps=6000, learning_rate=8e-4, save_every=250, validate_every=500, ema_decay=0.999)
 
 
 @dataclass(frozen=True)
 class DiffusionRecipe:
     """What the diffusion network learns from, and for how long."""
 
-    subjects: int = 800
+    subjects: int = 1000
     loop: LoopConfig = DIFFUSION_LOOP
     batch_size: int = 4
 
@@ -81,14 +81,12 @@ def train_diffusion(
         backbone.set_whitening(*(part.to(device) for part in measure_whitening(latents["training"])))
     latents = {name: backbone.normalize(means.to(device)) for name, means in latents.items()}
 
-    def loss_function(
-        network: DiffusionModelUNet, step: int, random: torch.Generator
-    ) -> tuple[Tensor, dict[str, float]]:
+    def loss_function(network: Denoiser, step: int, random: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         chosen = torch.randint(len(latents["training"]), (recipe.batch_size,), generator=random)
         loss = _loss(backbone, latents["training"][chosen], contexts["training"][chosen], random, device)
         return loss, {}
 
-    def validate(network: DiffusionModelUNet, step: int) -> dict[str, float]:
+    def validate(network: Denoiser, step: int) -> dict[str, float]:
         backbone.diffusion = network
         random = torch.Generator().manual_seed(1)
         count = len(latents["validation"])

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from monai.networks.nets import AutoencoderKL
 from torch import Tensor
 
+from vcm.autoencoder import Autoencoder
 from vcm.precision import autocast
 
 logger = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ WHITENING_FLOOR_SHARE = 0.3
 
 
 @torch.no_grad()
-def encode_images(autoencoder: AutoencoderKL, images: np.ndarray, device: str, mirrored: bool = False) -> Tensor:
+def encode_images(autoencoder: Autoencoder, images: np.ndarray, device: str, mirrored: bool = False) -> Tensor:
     """Return the encoder's means, float32 (N, C, x, y, z) on the CPU, of images (N, X, Y, Z) in [0, 1].
 
     Args:
@@ -40,7 +40,7 @@ def encode_images(autoencoder: AutoencoderKL, images: np.ndarray, device: str, m
     return torch.cat(means)
 
 
-def cached_pair(prefix: Path, autoencoder: AutoencoderKL, images: np.ndarray, device: str) -> Tensor:
+def cached_pair(prefix: Path, autoencoder: Autoencoder, images: np.ndarray, device: str) -> Tensor:
     """Read or make the latents of images as they are, then of their mirror images: (2 N, C, x, y, z)."""
     return torch.cat(
         [

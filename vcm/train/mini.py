@@ -17,20 +17,23 @@ from vcm.config import (
     ScheduleConfig,
 )
 
-LATENT_CHANNELS = 4
-FEATURE_CHANNELS = 24
+LATENT_CHANNELS = 8
+LATENT_GRID = (20, 28, 20)
+POSITION_CHANNELS = 16
+FEATURE_CHANNELS = 32
 MODALITIES = {"tumor": 3, "anatomy": 4}
 """Conditions of the embedded VCM and their channels, in registry order."""
 
 AUTOENCODER: dict[str, Any] = {
     "spatial_dims": 3,
+    "patch_size": 2,
     "in_channels": 1,
     "out_channels": 1,
     "latent_channels": LATENT_CHANNELS,
-    "channels": [16, 32, 64],
-    "num_res_blocks": [1, 1, 2],
+    "channels": [48, 96],
+    "num_res_blocks": [1, 1],
     "norm_num_groups": 8,
-    "attention_levels": [False, False, False],
+    "attention_levels": [False, False],
     "with_encoder_nonlocal_attn": False,
     "with_decoder_nonlocal_attn": False,
 }
@@ -38,6 +41,7 @@ AUTOENCODER: dict[str, Any] = {
 DIFFUSION: dict[str, Any] = {
     "spatial_dims": 3,
     "in_channels": LATENT_CHANNELS + NUM_COVARIATES + NUM_COORDINATES,
+    "position_map": [POSITION_CHANNELS, *LATENT_GRID],
     "out_channels": LATENT_CHANNELS,
     "channels": [32, 72, 88],
     "num_res_blocks": [3, 2, 2],
@@ -61,7 +65,11 @@ VCM_UNET: dict[str, Any] = {
 }
 
 CONDITION_ENCODER = ConditionEncoderConfig(
-    channels=(8, 16, FEATURE_CHANNELS), num_res_blocks=(0, 1, 1), downsample=(True, True, False), norm_num_groups=2
+    channels=(48, FEATURE_CHANNELS),
+    num_res_blocks=(1, 1),
+    downsample=(False, False),
+    norm_num_groups=8,
+    patch_size=4,
 )
 
 # The v prediction keeps an error of the network as small in the clean estimate at high noise as at low noise, where an
@@ -82,7 +90,7 @@ def build_mini_config() -> ModelConfig:
             condition_encoder=CONDITION_ENCODER,
             unet=VCM_UNET,
             head_channels=16,
-            output_schedule=SCHEDULE,
+            velocity_schedule=SCHEDULE,
         ),
         covariates=CovariateConfig(
             age_years=simulate.AGE_RANGE_YEARS,

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from monai.networks.nets import AutoencoderKL
 from torch import Tensor
 
+from vcm.autoencoder import Autoencoder
 from vcm.checkpoint import (
     AUTOENCODER_FILE,
     BRAIN_FILE,
@@ -128,7 +128,7 @@ def _diffusion(folder: Path, model: str | Path, samples: int | None, steps: int 
     if not (folder / AUTOENCODER_FILE).is_file():
         raise ValueError("The folder has no autoencoder yet: train that first.")
     config = build_mini_config()
-    autoencoder = AutoencoderKL(**config.backbone.autoencoder)
+    autoencoder = Autoencoder(**config.backbone.autoencoder)
     fill(autoencoder, read_weights(folder / AUTOENCODER_FILE), AUTOENCODER_FILE)
     backbone = train_diffusion(config=config, autoencoder=autoencoder, recipe=recipe, **run)
     region = find_brain_region(run["cache"], recipe)

@@ -306,6 +306,12 @@ def train(
     from_weights: Annotated[
         bool, typer.Option("--from-weights", help="Begin a new run from the weights that the folder holds.")
     ] = False,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--condition", metavar="NAME", help="What a VCM is to follow: tumor, anatomy, or both, one option each."
+        ),
+    ] = None,
     device: DeviceOption = "cpu",
 ) -> None:
     """Train one part of a model on simulated subjects, and export it into the model folder."""
@@ -323,6 +329,7 @@ def train(
         resume=resume,
         from_weights=from_weights,
         device=str(choose_device(device)),
+        conditions=condition,
     )
     typer.echo(f"Trained {stage.value} in {out}.")
 

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from vcm import __version__
-from vcm.checkpoint import write_bytes
+from vcm.checkpoint import STEP_FILE, write_bytes
 from vcm.pipeline import Pipeline
 from vcm.pretrained import find_model
 from vcm.sampler import initial_noise
 
-STEP_FILE = "verified_step.json"
 TOLERANCE = 1e-3  # relative; other processors and thread counts differ by 1e-5, wrong arithmetic by 1
 
 _PACKAGES = (

@@ -1,6 +1,7 @@
 """VCMs on their own: saved, read, shared on the hub, and put in front of a backbone."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +57,14 @@ def test_what_is_saved_comes_back_in_full_precision(vcm: VCM, tmp_path: Path) ->
     loaded = VCM.from_pretrained(folder)
     assert_same(vcm, loaded)
     assert not loaded.training
+
+
+def test_the_vcm_of_a_trained_model_can_be_taken_out_of_its_folder(tiny_folder: Path, tmp_path: Path) -> None:
+    own = Pipeline.from_pretrained(tiny_folder, "cpu").adapter
+    assert_same(own, VCM.from_pretrained(VCM.from_pretrained(tiny_folder).save_pretrained(tmp_path / "taken")))
+    folder = shutil.copytree(tiny_folder, tmp_path / "damaged")
+    (folder / "vcm.safetensors").write_bytes((folder / "vcm.safetensors").read_bytes()[:-1] + b"x")
+    assert "vcm.safetensors is damaged" in refusal(folder)
 
 
 def test_a_card_says_what_the_vcm_takes_and_one_of_the_users_own_is_kept(vcm: VCM, tmp_path: Path) -> None:

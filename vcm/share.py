@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from vcm.adapter import VCM
 from vcm.checkpoint import (
@@ -21,6 +20,7 @@ from vcm.checkpoint import (
     read_json,
     read_weights,
     save_weights,
+    verify_files,
     write_bytes,
 )
 from vcm.config import AdapterConfig, ConfigError, ModelConfig
@@ -106,7 +106,7 @@ def push_vcm(vcm: VCM, repository: str, *, private: bool = False, token: str | N
 
 
 def load_vcm(where: str | Path, revision: str | None = None) -> VCM:
-    """Read a VCM that `save_vcm` or `push_vcm` wrote, in float32 on the CPU and in evaluation mode.
+    """Read a VCM that `save_vcm` or `push_vcm` wrote, or that of a model folder, in float32 on the CPU, to evaluate.
 
     Args:
         where: a folder, or a repository of the hub as OWNER/NAME.
@@ -124,8 +124,7 @@ def attach_vcm(config: ModelConfig, where: str | Path) -> tuple[ModelConfig, VCM
 
     Args:
         config: of the backbone's model.
-        where: the released weight file; a folder or a repository that `load_vcm` reads; or a whole model folder, whose
-            backbone is left alone.
+        where: the released weight file, or a folder or a repository that `load_vcm` reads.
 
     Returns:
         The configuration with this VCM's in place of its own, the VCM, and the SHA-256 sum of its weights.
@@ -133,12 +132,8 @@ def attach_vcm(config: ModelConfig, where: str | Path) -> tuple[ModelConfig, VCM
     Raises:
         CheckpointError: it is not there, is damaged, or is for another kind of backbone.
     """
-    path = Path(where)
-    if path.is_dir() and (path / VCM_FILE).is_file():
-        weights = path / VCM_FILE
-        vcm = _build(load_config(path).adapter, read_weights(weights), VCM_FILE)
-    elif path.is_file():
-        weights = path
+    if Path(where).is_file():
+        weights = Path(where)
         vcm = _load_released(weights, config)
     else:
         described, weights = _locate(where, None)
@@ -151,9 +146,13 @@ def attach_vcm(config: ModelConfig, where: str | Path) -> tuple[ModelConfig, VCM
 
 
 def _locate(where: str | Path, revision: str | None) -> tuple[Path, Path]:
-    """Return the configuration and the weights of a shared VCM, fetched where it is on the hub."""
-    if Path(where).is_dir():
-        return Path(where) / CONFIG_FILE, Path(where) / SHARED_WEIGHTS
+    """Return the configuration and the weights of a VCM in a folder, or fetched from the hub."""
+    folder = Path(where)
+    if folder.is_dir():
+        if (folder / VCM_FILE).is_file():
+            verify_files(folder, [CONFIG_FILE, VCM_FILE])
+            return folder / CONFIG_FILE, folder / VCM_FILE
+        return folder / CONFIG_FILE, folder / SHARED_WEIGHTS
     if not is_repository(str(where)):
         raise CheckpointError(_NOWHERE)
     files = (HubFile(CONFIG_FILE), HubFile(SHARED_WEIGHTS))
@@ -162,11 +161,17 @@ def _locate(where: str | Path, revision: str | None) -> tuple[Path, Path]:
 
 
 def _read(config: Path, weights: Path) -> VCM:
-    try:
-        adapter = AdapterConfig.from_dict(read_json(config))
-    except ConfigError as error:
-        raise CheckpointError(f"{config.name} cannot be used: {error}") from error
-    return _build(adapter, read_weights(weights), weights.name)
+    if weights.name == VCM_FILE:
+        adapter = load_config(config.parent).adapter
+    else:
+        try:
+            adapter = AdapterConfig.from_dict(read_json(config))
+        except ConfigError as error:
+            raise CheckpointError(f"{config.name} cannot be used: {error}") from error
+    with torch.device("meta"):
+        vcm = VCM(adapter)
+    fill(vcm, read_weights(weights), weights.name)
+    return vcm.eval()
 
 
 def _load_released(path: Path, config: ModelConfig) -> VCM:
@@ -180,13 +185,6 @@ def _load_released(path: Path, config: ModelConfig) -> VCM:
     with torch.device("meta"):
         vcm = VCM(adapter)
     fill_published(vcm, weights, path.name)
-    return vcm.eval()
-
-
-def _build(config: AdapterConfig, weights: dict[str, Tensor], name: str) -> VCM:
-    with torch.device("meta"):
-        vcm = VCM(config)
-    fill(vcm, weights, name)
     return vcm.eval()
 
 

@@ -13,9 +13,10 @@ from tiny import build_tiny_config
 
 from vcm import published, simulate
 from vcm.adapter import VCM
-from vcm.checkpoint import load_model, save_model, write_sums
+from vcm.backbone import Backbone
+from vcm.checkpoint import CheckpointError, load_backbone, load_model, save_model, write_sums
 from vcm.cli import main
-from vcm.config import CovariateConfig, Grid, ModelConfig
+from vcm.config import BackboneConfig, CovariateConfig, Grid, ModelConfig
 from vcm.dataset import Cohort
 from vcm.pipeline import Pipeline
 from vcm.presets import brainldm_config
@@ -125,13 +126,32 @@ def test_a_vcm_fits_a_backbone_of_any_downsampling(factor_levels: int, shape: tu
     backbone = replace(config.backbone, autoencoder=autoencoder, diffusion=diffusion)
     factor = backbone.downsampling_factor
     latent = tuple(n // factor for n in shape)
-    stub = type("Model", (), {"backbone": backbone, "latent_shape": (4, *latent)})()
-    vcm = VCM(build_adapter_config(stub, {"tumor": 3}))
+    grid = Grid(shape, np.eye(4))
+    adapter = build_adapter_config(backbone, grid, {"tumor": 3})
+    assert ModelConfig("ours", grid, backbone, adapter).latent_shape == (4, *latent)
+    vcm = VCM(adapter)
     features = vcm.encode_condition({"tumor": torch.zeros(1, 3, *shape)})
     assert features.shape[2:] == latent
     assert (
         vcm(torch.zeros(1, 4, *latent), torch.zeros(1, 4, *latent), features, torch.tensor([3]))[0].shape[2:] == latent
     )
+
+
+def test_a_backbone_of_ones_own_is_a_folder_without_a_vcm_until_one_is_trained(tmp_path: Path) -> None:
+    """The steps of the README, for networks that know no covariates."""
+    small = build_small_config().backbone
+    diffusion = small.diffusion | {"in_channels": 3, "with_conditioning": False, "cross_attention_dim": None}
+    networks = BackboneConfig(small.autoencoder, diffusion, covariates_as_channels=False, covariates_as_context=False)
+    grid = Grid((96, 128, 96), np.diag([2.0, 2, 2, 1]))
+    config = ModelConfig("ours", grid, networks, build_adapter_config(networks, grid, {"tumor": 3}))
+    backbone = Backbone(networks, config.latent_shape)
+    save_model(tmp_path / "backbone", config, backbone)
+    read, loaded, _ = load_backbone(tmp_path / "backbone")
+    assert read == config
+    epsilon = loaded.predict_epsilon(torch.zeros(1, *config.latent_shape), torch.tensor([5]), torch.zeros(1, 1, 4))
+    assert epsilon.shape == (1, *config.latent_shape)
+    with pytest.raises(CheckpointError, match=r"vcm\.safetensors is missing"):
+        load_model(tmp_path / "backbone")
 
 
 def test_our_own_vcm_is_kept_or_given_other_conditions() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from vcm.conditions import MODALITIES
-from vcm.config import AdapterConfig, ConditionEncoderConfig, CovariateConfig, Grid, ModelConfig
+from vcm.config import AdapterConfig, BackboneConfig, ConditionEncoderConfig, CovariateConfig, Grid, ModelConfig
 from vcm.dataset import Cohort
 from vcm.volume import Volume
 
@@ -47,18 +47,18 @@ def choose_adapter(config: ModelConfig, conditions: Sequence[str] | None = None)
             raise ValueError(f"condition is {name!r}; it must be one of {', '.join(TRAINABLE)}.")
     channels = {name: MODALITIES[name].channels or 0 for name in TRAINABLE if name in wanted}
     if own.normalize_heads:
-        return build_adapter_config(config, channels)
+        return build_adapter_config(config.backbone, config.grid, channels)
     return own if own.condition_channels == channels else replace(own, condition_channels=channels)
 
 
-def build_adapter_config(config: ModelConfig, condition_channels: dict[str, int]) -> AdapterConfig:
+def build_adapter_config(backbone: BackboneConfig, grid: Grid, condition_channels: dict[str, int]) -> AdapterConfig:
     """Return a VCM for any backbone: a quarter as wide as it, in the published proportions, without head norm.
 
     Args:
-        config: of the backbone's model; its own VCM is not looked at.
+        backbone: what is to be controlled.
+        grid: of its volumes.
         condition_channels: of each condition.
     """
-    backbone = config.backbone
     factor = backbone.downsampling_factor
     # Folding 2 x 2 x 2 voxels into channels spares the level at full resolution, most of an encoder's memory.
     patch_size = min(2, factor)
@@ -71,7 +71,7 @@ def build_adapter_config(config: ModelConfig, condition_channels: dict[str, int]
         patch_size=patch_size,
     )
     width = min(_WIDEST, max(_NARROWEST, backbone.diffusion["channels"][0] // 4 // 8 * 8))
-    levels = _count_levels(config.latent_shape[1:])
+    levels = _count_levels([n // factor for n in grid.shape])
     widths = [width * 2**level for level in range(levels)]
     return AdapterConfig(
         condition_channels=condition_channels,
@@ -92,7 +92,7 @@ def build_adapter_config(config: ModelConfig, condition_channels: dict[str, int]
     )
 
 
-def _count_levels(latent: tuple[int, ...]) -> int:
+def _count_levels(latent: Sequence[int]) -> int:
     """Return how many levels a U-Net may have on a latent of this shape."""
     levels = 1
     while levels < _MOST_LEVELS and all(n % 2**levels == 0 and n // 2**levels >= _FEWEST_CELLS for n in latent):

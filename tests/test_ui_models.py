@@ -5,10 +5,11 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
+from hub_stand_in import serve_hub, turn_to
 from small_bundle import build_small_config, build_small_model
 
 import app
-from vcm import cost
+from vcm import cost, published
 from vcm.checkpoint import LoadedModel
 from vcm.pipeline import Pipeline
 from vcm.pretrained import HOW_TO_GET_PUBLISHED
@@ -58,6 +59,24 @@ def test_the_app_starts_on_the_embedded_model_where_the_published_one_cannot_be_
     pipeline, problem = app.load(argparse.Namespace(model="brainldm", device="cpu", vcm_weights=None))
     assert pipeline.config.name == "mini"
     assert problem == HOW_TO_GET_PUBLISHED
+
+
+@pytest.mark.parametrize("fault", ["missing", "error", "stuck", "unreachable"])
+def test_the_app_starts_on_the_embedded_model_where_the_hub_fails(
+    fault: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    weights = tmp_path / "vcm.pt"
+    weights.write_bytes(b"never read")
+    with serve_hub() as hub:
+        hub.files[f"{published.SOURCE.repository}/models/autoencoder.pt"] = bytes(1000)
+        hub.faults["autoencoder.pt"] = fault
+        if fault == "unreachable":
+            hub.address = "http://127.0.0.1:9"
+        turn_to(hub, monkeypatch, tmp_path)
+        pipeline, problem = app.load(argparse.Namespace(model="brainldm", device="cpu", vcm_weights=str(weights)))
+    assert pipeline.config.name == "mini"
+    assert problem is not None
+    assert problem.startswith("autoencoder.pt could not be fetched from the hub: ")
 
 
 @pytest.mark.parametrize(("model", "device"), [("nowhere", "cpu"), ("brainldm", "abacus"), ("mini", "abacus")])

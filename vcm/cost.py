@@ -9,7 +9,7 @@ from vcm.config import ModelConfig
 from vcm.presets import brainldm_config
 from vcm.pretrained import PUBLISHED, find_model
 
-# Estimates for two cores at 47 GFLOP/s each, from 1.54 TFLOP a controlled step and 15.1 TFLOP a decoded volume.
+# Estimates for two cores at 47 GFLOP/s together, from 1.54 TFLOP a controlled step and 15.1 TFLOP a decoded volume.
 _MINUTES_A_STEP = 11 / 20
 _MINUTES_A_VOLUME = 5.0
 

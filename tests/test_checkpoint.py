@@ -18,7 +18,7 @@ from tiny import GOLDEN, build_tiny_model, randomize
 from torch import Tensor, nn
 
 from vcm import legacy
-from vcm.adapter import VCM
+from vcm.adapter import VCM, ConditionEncoder
 from vcm.backbone import Backbone
 from vcm.checkpoint import (
     CheckpointError,
@@ -33,6 +33,8 @@ from vcm.checkpoint import (
     write_sums,
 )
 from vcm.config import ModelConfig
+from vcm.pipeline import Pipeline
+from vcm.sampler import initial_noise, trajectory
 
 WEIGHT_FILES = ["autoencoder.safetensors", "diffusion.safetensors", "vcm.safetensors"]
 
@@ -333,8 +335,47 @@ def test_published_layout_of_any_size_is_read(published_folder: Path) -> None:
     for mine, theirs in ((loaded.backbone, backbone), (loaded.adapter, adapter)):
         for name, tensor in theirs.state_dict().items():
             assert torch.equal(mine.state_dict()[name], tensor)
-    labels = torch.zeros(2, 5, 16, 24, 16)
-    assert loaded.adapter.encode_condition({"semantic": labels}).shape == (2, 12, 4, 6, 4)
+    assert_works_at_any_size(Pipeline.from_reference(published_folder, device="cpu"))
+
+
+def assert_works_at_any_size(pipeline: Pipeline) -> None:
+    """Nine steps of a batch of two, encoded once, are those of two batches of one; volumes come out on the grid."""
+    labels = torch.randint(6, (2, *pipeline.grid.shape), generator=torch.Generator().manual_seed(5))
+    one_hot = nn.functional.one_hot(labels, 6)[..., 1:].movedim(-1, 1).float()  # (2, 5, X, Y, Z)
+    noise = initial_noise([1, 2], pipeline.config.latent_shape)
+    context = torch.rand(2, 1, 4, generator=torch.Generator().manual_seed(6))
+    calls: list[int] = []
+    (encoder,) = (module for module in pipeline.adapter.modules() if isinstance(module, ConditionEncoder))
+    hook = encoder.register_forward_hook(lambda *_: calls.append(1))
+
+    def run(chosen: slice) -> list[Tensor]:
+        features = pipeline.adapter.encode_condition({"semantic": one_hot[chosen]})
+        steps = list(
+            trajectory(
+                pipeline.backbone,
+                pipeline.adapter,
+                noise[chosen],
+                context[chosen],
+                features,
+                num_inference_steps=9,
+                sampler="ddim",
+            )
+        )
+        assert [step.timestep for step in steps] == [888, 777, 666, 555, 444, 333, 222, 111, 0]
+        first, last = steps[0], steps[-1]
+        assert first.eps_scale is not None
+        assert first.eps_shift is not None
+        return [features, first.epsilon, first.eps_scale, first.eps_shift, pipeline.backbone.decode(last.latent)]
+
+    both = run(slice(None))
+    assert len(calls) == 1
+    hook.remove()
+    shapes = [(2, 12, 4, 6, 4)] + [(2, *pipeline.config.latent_shape)] * 3 + [(2, 1, *pipeline.grid.shape)]
+    assert [tuple(tensor.shape) for tensor in both] == shapes
+    for joined, first, second in zip(both, run(slice(0, 1)), run(slice(1, 2)), strict=True):
+        torch.testing.assert_close(joined, torch.cat([first, second]), rtol=1e-4, atol=1e-4)
+    image = torch.rand(2, 1, *pipeline.grid.shape, generator=torch.Generator().manual_seed(7))
+    assert pipeline.backbone.encode(image).shape == (2, *pipeline.config.latent_shape)
 
 
 def test_bundle_already_in_the_new_layout_is_read_too(reference: LoadedModel, published_folder: Path) -> None:

@@ -1,16 +1,19 @@
 """The command line: what it writes, what it repeats, and one line for whatever a user can cause."""
 
 import gzip
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from vcm.checkpoint import file_hash
 from vcm.cli import main
 from vcm.outputs import CONTROLLED_FILE
 from vcm.pipeline import Pipeline
@@ -245,3 +248,53 @@ def test_train_refuses_a_stage_whose_ground_is_missing(run, tmp_path):
     code, _, err = run("train", "diffusion", "--out", tmp_path / "model")
     assert code == 2
     assert err == "vcm: The folder has no autoencoder yet: train that first.\n"
+
+
+def test_a_run_that_takes_long_is_asked_about_first(run, mask, tiny_folder, tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr("vcm.cost.brainldm_config", lambda: tiny_config)
+    arguments = ("generate", "--condition", f"tumor={mask}", "--model", tiny_folder, "--steps", 2, "--device", "cpu")
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    code, _, err = run(*arguments, "--out", tmp_path / "a")
+    assert code == 2
+    assert err.startswith("vcm: On a CPU this model takes about 2 minutes for 2 steps")
+    assert err.endswith("Give --yes to go on.\n")
+    assert not (tmp_path / "a").exists()
+    code, out, _ = run(*arguments, "--yes", "--out", tmp_path / "a")
+    assert code == 0
+    assert "On a CPU this model takes about 2 minutes" in out
+    for answer, expected in (("n\n", 130), ("y\n", 0)):
+        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+        monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+        assert run(*arguments, "--out", tmp_path / f"b{expected}")[0] == expected
+    assert not (tmp_path / "b130").exists()
+
+
+def test_a_recipe_that_takes_long_is_asked_about_too(run, mask, tiny_folder, tiny_config, tmp_path, monkeypatch):
+    run("generate", "--condition", f"tumor={mask}", "--model", tiny_folder, "--steps", 2, "--out", tmp_path / "a")
+    monkeypatch.setattr("vcm.cost.brainldm_config", lambda: tiny_config)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    repeat = ("generate", "--recipe", tmp_path / "a" / "recipe.json", "--model", tiny_folder, "--out", tmp_path / "b")
+    assert "Give --yes" in run(*repeat)[2]
+    assert run(*repeat, "--yes")[0] == 0
+
+
+def test_the_published_model_without_its_vcm_says_how_to_get_it(run, tmp_path, monkeypatch):
+    monkeypatch.delenv("VCM_WEIGHTS", raising=False)
+    monkeypatch.setenv("VCM_CACHE", str(tmp_path / "cache"))
+    code, _, err = run("doctor", "--model", "brainldm")
+    assert code == 2
+    assert "download vcm_wegith_complexSemantics.pt" in err
+    assert err.count("\n") == 1
+
+
+def test_a_vcm_from_elsewhere_is_taken_by_the_commands(run, mask, tiny_folder, tiny_model, tmp_path):
+    shared = tiny_model.adapter.save_pretrained(tmp_path / "shared")
+    arguments = ("--model", tiny_folder, "--vcm-weights", shared, "--device", "cpu")
+    out = tmp_path / "a"
+    assert run("generate", "--condition", f"tumor={mask}", "--steps", 1, "--out", out, *arguments)[0] == 0
+    weights = json.loads((out / "recipe.json").read_text())["model"]["weights"]
+    assert weights["vcm.safetensors"] == file_hash(shared / "model.safetensors")
+    code, told, _ = run("doctor", "--record", *arguments[:4])
+    assert code == 0
+    assert weights["vcm.safetensors"] in told
+    (Path(tiny_folder) / "verified_step.json").unlink()

@@ -8,6 +8,7 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 
 from vcm.conditions import MODALITIES, clear_anatomy_in_tumor, prepare_condition
 from vcm.config import Grid
+from vcm.presets import brainldm_config
 from vcm.volume import Volume, VolumeError
 
 AFFINE = np.array([[2.0, 0, 0, -19], [0, 2, 0, -23], [0, 0, 2, -15], [0, 0, 0, 1]])
@@ -208,3 +209,16 @@ def _reorder(volume: Volume, axes: tuple[int, ...], flips: tuple[bool, ...]) -> 
         affine[:, 3] += affine[:, axis] * (array.shape[axis] - 1)
         affine[:, axis] *= -1
     return Volume(array, affine)
+
+
+def test_a_map_of_eight_labels_on_any_grid_becomes_what_the_published_model_takes() -> None:
+    grid = brainldm_config().grid
+    labels = np.zeros((60, 80, 60), np.uint8)
+    for label in range(1, 9):
+        labels[20:40, 8 * label : 8 * label + 8, 20:40] = label
+    given = Volume(labels, np.array([[2.0, 0, 0, -60], [0, 2, 0, -100], [0, 0, 2, -50], [0, 0, 0, 1]]))  # RAS, 2 mm
+    condition = prepare_condition("semantic", given, grid, num_labels=8)
+    assert condition.tensor.shape == (8, 160, 224, 160)
+    assert condition.volume.axcodes == "LAS"
+    counts = condition.tensor.sum(dim=(1, 2, 3)).tolist()
+    assert counts == pytest.approx([20 * 8 * 20 * 8] * 8, rel=0.05)  # 8 voxels of 1 mm for each of 2 mm

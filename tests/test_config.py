@@ -1,6 +1,7 @@
 """Configurations come back from JSON as they were, and refuse what they do not know."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -127,3 +128,9 @@ def test_vcm_with_context_is_refused(tiny_config: ModelConfig) -> None:
     values["unet"] |= {"with_conditioning": True, "cross_attention_dim": 4}
     with pytest.raises(ConfigError, match="takes no context"):
         AdapterConfig.from_dict(values)
+
+
+def test_latent_that_a_network_cannot_halve_is_refused_for_the_network() -> None:
+    published = brainldm_config()
+    with pytest.raises(ConfigError, match=r"latent \[20, 28, 21\] must be a multiple of 4 for diffusion"):
+        replace(published, grid=Grid((160, 224, 168), np.eye(4)))

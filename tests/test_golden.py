@@ -1,6 +1,8 @@
 """The published method, number for number: every golden tensor of the public code, and its released layout."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -133,3 +135,40 @@ def test_every_released_weight_has_its_place_in_the_full_size_networks(prefix: s
     ]
     # The released VCM counts 45.22 million with the output projections that it never applied.
     assert millions == ["13.77", "553.17", "44.83"]
+
+
+_FULL_SIZE_STEP = """
+import resource, torch
+from vcm.adapter import VCM
+from vcm.backbone import Backbone
+from vcm.presets import brainldm_config
+
+config = brainldm_config()
+with torch.device("meta"):
+    networks = Backbone(config.backbone, config.latent_shape), VCM(config.adapter)
+backbone, adapter = (network.eval() for network in networks)
+for network in (backbone.autoencoder, backbone.diffusion, adapter):
+    network.to_empty(device="cpu")
+    for parameter in network.parameters():
+        parameter.data.uniform_(-0.03, 0.03)
+labels = torch.zeros(1, 8, *config.grid.shape)
+labels[:, 3, 40:80, 60:120, 40:80] = 1.0
+latent, context = torch.randn(1, *config.latent_shape), torch.full((1, 1, 4), 0.5)
+timesteps = torch.tensor([500])
+with torch.no_grad():
+    features = adapter.encode_condition({"semantic": labels})
+    epsilon = backbone.predict_epsilon(latent, timesteps, context)
+    eps_scale, eps_shift = adapter(latent, epsilon, features, timesteps)
+assert features.shape == (1, 48, 20, 28, 20), features.shape
+for tensor in (epsilon, eps_scale, eps_shift):
+    assert tensor.shape == (1, 3, 20, 28, 20) and tensor.isfinite().all()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.slow
+def test_one_step_at_full_size_needs_less_than_eight_gigabytes() -> None:
+    """A condition of 8 labels at 160 x 224 x 160, encoded, and one step of the 553 million weights, in float32."""
+    answer = subprocess.run([sys.executable, "-c", _FULL_SIZE_STEP], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert int(answer.stdout) < 8e9

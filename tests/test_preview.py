@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vcm.preview import LinearDecoder
+from vcm.preview import LinearDecoder, choose_block
 
 
 @pytest.fixture
@@ -30,3 +30,10 @@ def test_voxels_stay_where_they_belong():
     decoded = LinearDecoder.fit(latent, image).decode(latent)
     assert decoded.shape == image.shape
     assert decoded.flatten().argmax() == image.flatten().argmax()
+
+
+def test_a_large_volume_is_fitted_by_its_middle_alone_and_a_small_one_whole():
+    latent = torch.randn(1, 3, 20, 28, 20)
+    assert choose_block(latent, factor=4) is latent
+    torch.testing.assert_close(choose_block(latent, factor=8), latent[:, :, 5:15, 9:19, 5:15])
+    assert choose_block(torch.randn(1, 3, 4, 80, 60), factor=8).shape == (1, 3, 4, 10, 10)

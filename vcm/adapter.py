@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from monai.networks.nets import DiffusionModelUNet
@@ -106,6 +107,25 @@ class VCM(nn.Module):
         if self.config.velocity_schedule is None:
             return eps_scale, eps_shift
         return eps_scale * signal, eps_shift * signal
+
+    @classmethod
+    def from_pretrained(cls, where: str | Path, revision: str | None = None) -> VCM:
+        """Read a VCM from a folder or a repository of the hub; see `vcm.share.load_vcm`."""
+        from vcm.share import load_vcm
+
+        return load_vcm(where, revision)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write config.json, model.safetensors and a model card; see `vcm.share.save_vcm`."""
+        from vcm.share import save_vcm
+
+        return save_vcm(self, folder)
+
+    def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload to the hub and return the address; see `vcm.share.push_vcm`."""
+        from vcm.share import push_vcm
+
+        return push_vcm(self, repository, private=private, token=token)
 
     def _aggregate(self, features: Sequence[Tensor | None], present: Tensor) -> Tensor:
         """Join the modalities' features, zeroing those that are absent: (B, F, x, y, z)."""

@@ -30,6 +30,8 @@ VCM_FILE = "vcm.safetensors"
 SEGMENTER_FILE = "segmenter.safetensors"
 BRAIN_FILE = "brain.nii.gz"
 """A mask on the model grid of where brains lie, so that a tumor drawn elsewhere can be said."""
+STEP_FILE = "verified_step.json"
+"""Numbers of one denoising step, by which `vcm doctor` tells whether it comes out the same."""
 SUMS_FILE = "SHA256SUMS"
 
 WHITENING = ("latent_mean", "latent_std")
@@ -114,7 +116,7 @@ def load_reference(folder: str | Path, device: str | torch.device = "cpu") -> Lo
         CheckpointError: a file is missing or damaged, or does not fit the configuration exactly.
     """
     folder = Path(folder)
-    values = _read_json(folder / CONFIG_FILE)
+    values = read_json(folder / CONFIG_FILE)
     files = {"autoencoder": "autoencoder.pth", "diffusion": "diffusion_model.pth", "vcm": "vcm_weight.pt"}
     weights = {part: legacy.strip_prefix(read_weights(folder / name)) for part, name in files.items()}
     head_channels = legacy.published_head_channels(weights["vcm"])
@@ -143,7 +145,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         CheckpointError: the file is missing, damaged, no weight file, or holds something that is not a finite number.
     """
     path = Path(path)
-    _refuse_impostors(path)
+    refuse_impostors(path)
     weights = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     for name, tensor in weights.items():
         if not tensor.is_floating_point():
@@ -197,6 +199,15 @@ def fill_published(module: nn.Module, weights: Mapping[str, Tensor], file_name: 
     fill(module, rename(weights, list(module.state_dict())), file_name)
 
 
+def load_config(folder: str | Path) -> ModelConfig:
+    """Read the configuration of a model folder, without its weights.
+
+    Raises:
+        CheckpointError: it is missing or cannot be used.
+    """
+    return _read_config(Path(folder) / CONFIG_FILE)
+
+
 def verify_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """Return the SHA-256 sums of files in a model folder after comparing each with SHA256SUMS.
 
@@ -207,7 +218,7 @@ def verify_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
     hashes = {}
     for name in names:
         path = folder / name
-        _refuse_impostors(path)
+        refuse_impostors(path)
         if name not in sums:
             raise CheckpointError(f"{SUMS_FILE} has no sum for {name}.")
         hashes[name] = file_hash(path)
@@ -253,12 +264,13 @@ def _set_whitening(backbone: Backbone, maps: Mapping[str, Tensor]) -> None:
 
 def _read_config(path: Path) -> ModelConfig:
     try:
-        return ModelConfig.from_dict(_read_json(path))
+        return ModelConfig.from_dict(read_json(path))
     except ConfigError as error:
         raise CheckpointError(f"{path.name} cannot be used: {error}") from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of any origin; raises CheckpointError if it is missing, far too large or something else."""
     text = _read_text(path)
     try:
         values = json.loads(text)
@@ -321,8 +333,12 @@ def _check_archive(path: Path) -> None:
         raise CheckpointError(f"{path.name} is damaged: a checksum inside it is wrong.")
 
 
-def _refuse_impostors(path: Path) -> None:
-    """Refuse what is often found in place of weights, with the reason."""
+def refuse_impostors(path: Path) -> None:
+    """Refuse what is often found in place of weights.
+
+    Raises:
+        CheckpointError: the file is missing or empty, only a pointer to the weights, or a web page.
+    """
     _refuse_missing(path)
     with path.open("rb") as file:
         start = file.read(256)

@@ -75,6 +75,16 @@ DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda."
 PrecisionOption = Annotated[
     str, typer.Option("--precision", help="float32, bfloat16, or auto (bfloat16 where the hardware is faster at it).")
 ]
+VcmWeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--vcm-weights",
+        metavar="FILE|DIR|REPO",
+        help="A VCM in place of the model's own: the released file, a folder, or OWNER/NAME on the hub.",
+        show_default="VCM_WEIGHTS for brainldm, else the model's own",
+    ),
+]
+YesOption = Annotated[bool, typer.Option("--yes", help="Go on without asking, however long a run takes.")]
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to; made if it is missing.")]
 
 
@@ -112,8 +122,10 @@ def generate(
         bool | None,
         typer.Option("--compare/--no-compare", help="Also the uncontrolled volume.", show_default="compare"),
     ] = None,
+    vcm_weights: VcmWeightsOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
+    yes: YesOption = False,
 ) -> None:
     """Generate a volume that follows label maps, and the uncontrolled one of the same noise.
 
@@ -137,36 +149,46 @@ def generate(
     if recipe is not None:
         if condition or settings:
             raise ValueError("A recipe holds its conditions and settings: give --recipe without any of them.")
-        _repeat(recipe, out, model, device)
+        _repeat(recipe, out, model, vcm_weights, device, yes)
         return
-    _generate_all(condition or [], settings, out, model or "mini", device, precision)
+    _generate_all(condition or [], settings, out, model or "mini", vcm_weights, device, precision, yes)
 
 
-def _repeat(path: Path, out: Path, model: str | None, device: str) -> None:
+def _repeat(path: Path, out: Path, model: str | None, vcm_weights: str | None, device: str, yes: bool) -> None:
     from vcm.pipeline import Pipeline
     from vcm.recipe import check_environment, load_recipe, model_name, request_from_recipe
 
     recipe = load_recipe(path)
     request = request_from_recipe(recipe)
     precision = "bfloat16" if recipe["environment"].get("precision") == "bfloat16" else "float32"
-    pipeline = Pipeline.from_pretrained(model or model_name(recipe), device=device, precision=precision)
+    model = model or model_name(recipe)
+    _confirm_cost(model, device, request, yes)
+    pipeline = Pipeline.from_pretrained(model, device=device, precision=precision, vcm_weights=vcm_weights)
     for note in check_environment(recipe, pipeline.environment):
         typer.echo(note)
     _generate_one(pipeline, request, out)
 
 
 def _generate_all(
-    conditions: list[str], settings: dict[str, Any], out: Path, model: str, device: str, precision: str
+    conditions: list[str],
+    settings: dict[str, Any],
+    out: Path,
+    model: str,
+    vcm_weights: str | None,
+    device: str,
+    precision: str,
+    yes: bool,
 ) -> None:
     from vcm.cases import find_cases
     from vcm.pipeline import Pipeline
     from vcm.request import GenerationRequest
 
     cases = find_cases(conditions)
-    GenerationRequest(**settings)  # a wrong number is told before a model is loaded
+    plain = GenerationRequest(**settings)  # a wrong number is told before a model is loaded
     single = len(cases) == 1 and cases[0].name is None
     request = _load_request(cases[0], settings) if single else None
-    pipeline = Pipeline.from_pretrained(model, device=device, precision=precision)
+    _confirm_cost(model, device, plain, yes)
+    pipeline = Pipeline.from_pretrained(model, device=device, precision=precision, vcm_weights=vcm_weights)
     if request is not None:
         _generate_one(pipeline, request, out)
         return
@@ -181,6 +203,23 @@ def _generate_all(
             typer.echo(f"{case.name}: {error}", err=True)
     if failed:
         raise ValueError(f"{failed} of {len(cases)} volumes could not be generated.")
+
+
+def _confirm_cost(model: str, device: str, request: GenerationRequest, yes: bool) -> None:
+    """Say what a run will take where that is long, and ask whether to go on."""
+    from vcm.cost import peek_config, say_cost
+    from vcm.pipeline import choose_device
+
+    kind = choose_device(device).type
+    cost = say_cost(peek_config(model), kind, request.num_inference_steps, compare=request.compare)
+    if cost is None:
+        return
+    if yes:
+        typer.echo(cost)
+    elif not sys.stdin.isatty():
+        raise ValueError(f"{cost} Give --yes to go on.")
+    else:
+        typer.confirm(f"{cost} Go on?", abort=True)
 
 
 def _load_request(case: Case, settings: dict[str, Any]) -> GenerationRequest:
@@ -267,6 +306,12 @@ def train(
     from_weights: Annotated[
         bool, typer.Option("--from-weights", help="Begin a new run from the weights that the folder holds.")
     ] = False,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--condition", metavar="NAME", help="What a VCM is to follow: tumor, anatomy, or both, one option each."
+        ),
+    ] = None,
     device: DeviceOption = "cpu",
 ) -> None:
     """Train one part of a model on simulated subjects, and export it into the model folder."""
@@ -284,6 +329,7 @@ def train(
         resume=resume,
         from_weights=from_weights,
         device=str(choose_device(device)),
+        conditions=condition,
     )
     typer.echo(f"Trained {stage.value} in {out}.")
 
@@ -296,6 +342,7 @@ def evaluate(
     uncontrolled: Annotated[int, typer.Option("--uncontrolled", min=4, help="Samples of the prior alone.")] = 128,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the first subject; from 200000 on.")] = 200_000,
     resume: Annotated[bool, typer.Option("--resume", help="Keep what an earlier run measured.")] = False,
+    vcm_weights: VcmWeightsOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
 ) -> None:
@@ -307,7 +354,7 @@ def evaluate(
     from vcm.pipeline import Pipeline
 
     plan = EvaluationPlan(first_seed=seed, subjects=subjects, uncontrolled=uncontrolled)
-    pipeline = Pipeline.from_pretrained(model, device=device, precision=precision)
+    pipeline = Pipeline.from_pretrained(model, device=device, precision=precision, vcm_weights=vcm_weights)
     results = measure(pipeline, make_folder(out), plan, resume=resume)
     for line in _tabulate(results["sections"]):
         typer.echo(line)
@@ -318,6 +365,7 @@ def benchmark(
     out: OutOption,
     model: ModelOption = "mini",
     steps: Annotated[int, typer.Option("--steps", min=1, help="Of our loop.")] = 20,
+    vcm_weights: VcmWeightsOption = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Measure our loop and the published one side by side; prints ratios and writes benchmark.json."""
@@ -326,7 +374,9 @@ def benchmark(
     from vcm.outputs import make_folder
     from vcm.pipeline import Pipeline
 
-    published, ours = (Pipeline.from_pretrained(model, device, precision) for precision in ("float32", "auto"))
+    published, ours = (
+        Pipeline.from_pretrained(model, device, precision, vcm_weights) for precision in ("float32", "auto")
+    )
     results = measure(published, ours, make_folder(out), BenchmarkPlan(steps=steps))
     for loop, calls in results["counts"]["calls"].items():
         counted = ", ".join(f"{part} {count}" for part, count in calls.items())
@@ -345,6 +395,7 @@ def report(
     pictures: Annotated[
         Path | None, typer.Option("--pictures", help="A folder for cohort.png and samples.png.")
     ] = None,
+    vcm_weights: VcmWeightsOption = None,
 ) -> None:
     """Make the model card again, and on request the README's table and the pictures."""
     _require_training_extra()
@@ -355,7 +406,7 @@ def report(
     for path in write_report(find_model(model), evaluation=evaluation, readme=readme):
         typer.echo(f"Wrote {path.name}.")
     if pictures is not None:
-        for path in draw_pictures(Pipeline.from_pretrained(model), pictures):
+        for path in draw_pictures(Pipeline.from_pretrained(model, vcm_weights=vcm_weights), pictures):
             typer.echo(f"Wrote {path.name}.")
 
 
@@ -377,6 +428,7 @@ def _tabulate(figures: dict[str, Any], prefix: str = "") -> Iterator[str]:
 @app.command()
 def doctor(
     model: ModelOption = "mini",
+    vcm_weights: VcmWeightsOption = None,
     device: DeviceOption = "auto",
     record: Annotated[
         bool, typer.Option("--record", help="First store the step to verify; for those who make a model.")
@@ -384,11 +436,10 @@ def doctor(
 ) -> None:
     """Show versions, weight hashes, devices and processor features, and verify one denoising step."""
     from vcm.doctor import examine, record_step
-    from vcm.pretrained import find_model
 
     if record:
-        record_step(find_model(model))
-    findings = examine(model, device)
+        record_step(model, vcm_weights)
+    findings = examine(model, device, vcm_weights)
     for finding in findings:
         typer.echo(f"{'ok ' if finding.healthy else 'BAD'} {finding.subject:28} {finding.found}")
     ill = [finding.subject for finding in findings if not finding.healthy]

@@ -274,6 +274,11 @@ class ModelConfig(_JsonConfig):
         factor = self.backbone.downsampling_factor
         if any(n % factor for n in self.grid.shape):
             raise ConfigError(f"Every axis of the grid {list(self.grid.shape)} must be a multiple of {factor}.")
+        for where, network in (("diffusion", self.backbone.diffusion), ("unet", self.adapter.unet)):
+            halved = 2 ** (len(network["channels"]) - 1)
+            if any(n % halved for n in self.latent_shape[1:]):
+                latent = list(self.latent_shape[1:])
+                raise ConfigError(f"Every axis of the latent {latent} must be a multiple of {halved} for {where}.")
         if self.adapter.condition_encoder.downsampling_factor != factor:
             raise ConfigError(f"The condition encoders must downsample by {factor}, as the autoencoder does.")
         if self.adapter.latent_channels != self.backbone.latent_channels:

@@ -13,15 +13,26 @@ import torch
 from torch import Tensor
 
 from vcm import __version__
-from vcm.checkpoint import write_bytes
+from vcm.checkpoint import STEP_FILE, write_bytes
 from vcm.pipeline import Pipeline
 from vcm.pretrained import find_model
 from vcm.sampler import initial_noise
 
-STEP_FILE = "verified_step.json"
 TOLERANCE = 1e-3  # relative; other processors and thread counts differ by 1e-5, wrong arithmetic by 1
 
-_PACKAGES = ("torch", "monai", "diffusers", "numpy", "scipy", "nibabel", "gradio", "plotly", "safetensors", "spaces")
+_PACKAGES = (
+    "torch",
+    "monai",
+    "diffusers",
+    "numpy",
+    "scipy",
+    "nibabel",
+    "gradio",
+    "plotly",
+    "safetensors",
+    "huggingface_hub",
+    "spaces",
+)
 _CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
 _TIMESTEP = 500
 _NUM_PROBES = 16
@@ -46,15 +57,18 @@ class StepProbe:
     eps_shift: list[float]
 
 
-def examine(model: str | Path, device: str = "auto") -> list[Finding]:
+def examine(model: str | Path, device: str = "auto", vcm_weights: str | Path | None = None) -> list[Finding]:
     """Return what a report on this machine and a model says, one finding a line.
+
+    Args:
+        model, device, vcm_weights: as `Pipeline.from_pretrained` takes them.
 
     Raises:
         CheckpointError: the model is not there, or one of its files is damaged.
         ValueError: there is no such device.
     """
+    pipeline = Pipeline.from_pretrained(model, device=device, vcm_weights=vcm_weights)
     folder = find_model(model)
-    pipeline = Pipeline.from_pretrained(folder, device=device)
     return [*_versions(), *_machine(pipeline.device), *_weights(pipeline), check_step(pipeline, folder)]
 
 
@@ -67,16 +81,16 @@ def check_step(pipeline: Pipeline, folder: Path) -> Finding:
             _relative_difference(getattr(stored, name), values) for name, values in asdict(probe_step(pipeline)).items()
         )
     except (OSError, ValueError, TypeError):
-        return Finding(subject, f"the model's {STEP_FILE} is missing or damaged", healthy=False)
+        return Finding(subject, f"the model's {STEP_FILE} is missing or damaged; --record stores it", healthy=False)
     healthy = difference <= TOLERANCE
     verdict = "as stored" if healthy else f"not as stored: it differs by more than {TOLERANCE:g}"
     return Finding(subject, f"{verdict} (largest relative difference {difference:.1e})", healthy)
 
 
-def record_step(folder: str | Path) -> Path:
+def record_step(model: str | Path, vcm_weights: str | Path | None = None) -> Path:
     """Store the step that `check_step` compares with; to be done once, where the model is made."""
-    path = Path(folder) / STEP_FILE
-    step = probe_step(Pipeline.from_pretrained(folder, device="cpu"))
+    step = probe_step(Pipeline.from_pretrained(model, device="cpu", vcm_weights=vcm_weights))
+    path = find_model(model) / STEP_FILE
     write_bytes(path, (json.dumps(asdict(step), indent=2) + "\n").encode())
     return path
 

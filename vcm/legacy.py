@@ -42,14 +42,17 @@ def published_config(values: Mapping[str, Any], name: str, head_channels: int) -
         shape = tuple(int(n) for n in values["volume_shape"])
         affine = np.array(values["affine"]) if "affine" in values else centered_affine(shape)
         encoder = values["condition_encoder"]
+        autoencoder, diffusion = (modern_arguments(values[part]) for part in ("autoencoder", "diffusion"))
         return ModelConfig(
             name=name,
             grid=Grid((shape[0], shape[1], shape[2]), affine),
             backbone=BackboneConfig(
-                autoencoder=modern_arguments(values["autoencoder"]),
-                diffusion=modern_arguments(values["diffusion"]),
+                autoencoder=autoencoder,
+                diffusion=diffusion,
                 schedule=ScheduleConfig(),
                 latent_scale_factor=float(values["latent_scale_factor"]),
+                covariates_as_channels=diffusion["in_channels"] != autoencoder["latent_channels"],
+                covariates_as_context=bool(diffusion.get("with_conditioning", False)),
             ),
             adapter=AdapterConfig(
                 condition_channels={RELEASED_MODALITY: int(encoder["in_channels"])},

@@ -18,17 +18,27 @@ from torch import Tensor
 
 from vcm.adherence import Segmentation, measure_adherence
 from vcm.cache import BoundedCache
-from vcm.checkpoint import BRAIN_FILE, SEGMENTER_FILE, LoadedModel, load_model, load_reference, verify_files
+from vcm.checkpoint import (
+    BRAIN_FILE,
+    SEGMENTER_FILE,
+    VCM_FILE,
+    LoadedModel,
+    load_backbone,
+    load_model,
+    load_reference,
+    verify_files,
+)
 from vcm.conditions import PreparedCondition, clear_anatomy_in_tumor, prepare_condition
 from vcm.config import CovariateConfig, Grid, ModelConfig
 from vcm.job import Job, Outcome, Sample
 from vcm.memory import keep_freed_memory
 from vcm.precision import has_native_bfloat16, use_channels_last
-from vcm.pretrained import EMBEDDED, find_model
-from vcm.preview import LinearDecoder
+from vcm.pretrained import EMBEDDED, find_model, find_vcm_weights
+from vcm.preview import LinearDecoder, choose_block
 from vcm.recipe import Environment, build_recipe, hash_array
 from vcm.request import GenerationRequest, GenerationResult, Preview
 from vcm.sampler import Step, initial_noise, trajectory
+from vcm.share import attach_vcm
 from vcm.volume import Volume
 
 if TYPE_CHECKING:
@@ -96,23 +106,33 @@ class Pipeline:
                 use_channels_last(network)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path = EMBEDDED, device: str = "auto", precision: str = "auto") -> Self:
+    def from_pretrained(
+        cls,
+        name: str | Path = EMBEDDED,
+        device: str = "auto",
+        precision: str = "auto",
+        vcm_weights: str | Path | None = None,
+    ) -> Self:
         """Load a model.
 
         Args:
-            name: "mini", which comes with the package, or a folder with the same layout.
+            name: "mini", which comes with the package; "brainldm", the published backbone, fetched from the hub once;
+                or a folder with the same layout.
             device: "auto" (an accelerator where there is one), or a torch device such as "cpu" or "cuda".
             precision: "float32", "bfloat16", or "auto" (bfloat16 where the hardware is faster at it).
+            vcm_weights: a VCM in place of the folder's own: the released weight file, a folder, or a repository of the
+                hub as OWNER/NAME. "brainldm" has none of its own and takes the variable VCM_WEIGHTS otherwise.
 
         Raises:
             CheckpointError: there is no such model, or its files are damaged or do not fit together.
             ValueError: there is no such device or precision.
         """
-        folder = find_model(name)
         chosen = choose_device(device)
+        weights = find_vcm_weights(name, vcm_weights)  # before gigabytes are fetched
+        folder = find_model(name)
         keep_freed_memory()
         return cls(
-            load_model(folder, chosen),
+            load_model(folder, chosen) if weights is None else _load_with(folder, weights, chosen),
             segmenter=_load_segmenter(folder, chosen),
             brain=_load_brain(folder),
             precision=precision,
@@ -307,11 +327,11 @@ class Pipeline:
             yield
 
     def _preview(self, step: Step) -> Volume:
-        clean = step.clean_latent
-        latent = self.backbone.denormalize(clean)
+        latent = self.backbone.denormalize(step.clean_latent)
         if self._preview_decoder is None:
             # One real decode in the life of a pipeline; after that a preview takes a few milliseconds.
-            self._preview_decoder = LinearDecoder.fit(latent, self.backbone.decode(clean))
+            block = choose_block(latent, self.config.backbone.downsampling_factor)
+            self._preview_decoder = LinearDecoder.fit(block, self.backbone.autoencoder.decode(block))
         estimate = self._preview_decoder.decode(latent)
         return Volume(estimate[0, 0].clamp(0.0, 1.0).float().cpu().numpy(), self.grid.affine)
 
@@ -367,6 +387,13 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError):  # what torch raises, depending on how it was built
         raise ValueError("There is no such device here: choose auto, cpu or cuda.") from None
     return device
+
+
+def _load_with(folder: Path, weights: str | Path, device: torch.device) -> LoadedModel:
+    """Load a model folder's backbone with a VCM from elsewhere."""
+    config, backbone, hashes = load_backbone(folder, device)
+    config, adapter, digest = attach_vcm(config, weights)
+    return LoadedModel(config, backbone, adapter.to(device).eval(), hashes | {VCM_FILE: digest})
 
 
 def _load_segmenter(folder: Path, device: torch.device) -> Segmenter | None:

@@ -1,5 +1,6 @@
 """Where the models are that can be asked for by name."""
 
+import os
 from importlib import resources
 from pathlib import Path
 
@@ -7,13 +8,21 @@ from vcm.checkpoint import CONFIG_FILE, CheckpointError
 
 EMBEDDED = "mini"
 PUBLISHED = "brainldm"
+WEIGHTS_VARIABLE = "VCM_WEIGHTS"
+
+HOW_TO_GET_PUBLISHED = (
+    "brainldm needs the VCM that its authors share by hand: download vcm_wegith_complexSemantics.pt from their shared "
+    f"drive and name it with --vcm-weights FILE or the variable {WEIGHTS_VARIABLE}; the backbone (2.3 GB) then comes "
+    "from the hub by itself."
+)
 
 
 def find_model(name: str | Path) -> Path:
     """Return the folder of a model.
 
     Args:
-        name: "mini", which comes with the package, or a folder with the same layout.
+        name: "mini", which comes with the package; "brainldm", whose backbone is fetched from the hub when it is first
+            asked for, and which has no VCM of its own; or a folder with the same layout.
 
     Raises:
         CheckpointError: there is no such model here; the sentence says how to get it.
@@ -21,14 +30,29 @@ def find_model(name: str | Path) -> Path:
     if name == EMBEDDED:
         return _find_embedded()
     if name == PUBLISHED:
-        raise CheckpointError(
-            "The weights of brainldm are not fetched by this version: collect config.json, autoencoder.pth, "
-            "diffusion_model.pth and vcm_weight.pt in one folder and open it with Pipeline.from_reference."
-        )
+        from vcm.published import open_backbone
+
+        return open_backbone()
     folder = Path(name)
     if not (folder / CONFIG_FILE).is_file():
         raise CheckpointError(f"There is no such model: choose {EMBEDDED}, {PUBLISHED} or a folder with {CONFIG_FILE}.")
     return folder
+
+
+def find_vcm_weights(name: str | Path, given: str | Path | None = None) -> str | Path | None:
+    """Return where the VCM of a model is, if not in its folder: what was given, or VCM_WEIGHTS for "brainldm".
+
+    Raises:
+        CheckpointError: the model is "brainldm" and no VCM was named; the sentence says how to get it.
+    """
+    if given is not None:
+        return given
+    if name != PUBLISHED:
+        return None
+    weights = os.environ.get(WEIGHTS_VARIABLE)
+    if not weights:
+        raise CheckpointError(HOW_TO_GET_PUBLISHED)
+    return weights
 
 
 def _find_embedded() -> Path:

@@ -19,6 +19,7 @@ from vcm.config import AdapterConfig
 from vcm.dataset import Cohort, simulated_cohort
 from vcm.precision import autocast, use_channels_last
 from vcm.train.diffusion import stratified_timesteps
+from vcm.train.foreign import Placement
 from vcm.train.latents import cached_pair
 from vcm.train.loop import LoopConfig, run_loop
 
@@ -54,6 +55,7 @@ def train_adapter(
     device: str = "cpu",
     cache: str | Path | None = None,
     initial: Mapping[str, Tensor] | None = None,
+    placement: Placement | None = None,
 ) -> VCM:
     """Train on simulated subjects with tumors, seen as they are and mirrored; returns the averaged VCM.
 
@@ -62,19 +64,21 @@ def train_adapter(
         backbone: frozen; no gradient reaches it.
         cache: folder for the simulated cohort, `out` by default.
         initial: weights of the VCM to start from, instead of random ones.
+        placement: how the cohort is brought to the backbone's grid, where that is another.
     """
     recipe = recipe or AdapterRecipe()
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     backbone = backbone.to(device)
     use_channels_last(backbone)
-    pairs = _Pairs(
-        folder / "latents-training", simulated_cohort(cache or out, range(recipe.subjects)), backbone, device
-    )
+
+    def find_cohort(seeds: range) -> Cohort:
+        cohort = simulated_cohort(cache or out, seeds)
+        return cohort if placement is None else placement.apply(cohort, cache or out)
+
+    pairs = _Pairs(folder / "latents-training", find_cohort(range(recipe.subjects)), backbone, device)
     first = simulate.VALIDATION_SEEDS.start
-    held_out = _Pairs(
-        folder / "latents-held-out", simulated_cohort(cache or out, range(first, first + 8)), backbone, device
-    )
+    held_out = _Pairs(folder / "latents-held-out", find_cohort(range(first, first + 8)), backbone, device)
     torch.manual_seed(recipe.loop.seed)
     adapter = VCM(config)
     if initial is not None:
@@ -107,6 +111,7 @@ def _loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """The objective on some pairs, and the squared errors inside and outside the tumor beside the prior's own."""
     latent, context, tumor_share, conditions = pairs.batch(chosen, random)
+    conditions = {name: conditions[name] for name in adapter.modalities}
     noise = torch.randn(latent.shape, generator=random).to(device)
     timesteps = stratified_timesteps(len(latent), len(backbone.alphas_cumprod), random).to(device)
     noisy = backbone.add_noise(latent, noise, timesteps)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from vcm.checkpoint import (
     CONFIG_FILE,
     DIFFUSION_FILE,
     SEGMENTER_FILE,
+    STEP_FILE,
     VCM_FILE,
     WHITENING,
     fill,
@@ -34,6 +36,7 @@ from vcm.pretrained import EMBEDDED, find_model
 from vcm.train.adapter import AdapterRecipe, train_adapter
 from vcm.train.autoencoder import AutoencoderRecipe, train_autoencoder
 from vcm.train.diffusion import DiffusionRecipe, find_brain_region, train_diffusion
+from vcm.train.foreign import Placement, choose_adapter
 from vcm.train.loop import STATE_FILE
 from vcm.train.mini import build_mini_config
 from vcm.train.record import begin_run, record_run
@@ -62,6 +65,7 @@ def train(
     resume: bool = False,
     from_weights: bool = False,
     device: str = "cpu",
+    conditions: Sequence[str] | None = None,
 ) -> Path:
     """Train one stage and export it into the model folder `out`, which is returned.
 
@@ -76,6 +80,8 @@ def train(
         resume: go on where an earlier run of the stage stopped.
         from_weights: begin a new run from the stage's weights in `out`, instead of random ones; with `resume`, only
             where there is no run to go on with.
+        conditions: what a VCM is to follow, "tumor" or "anatomy" or both; by default what the model's own follows, or
+            both where that is a published one.
 
     Raises:
         ValueError: there is no such stage, or what it needs is missing.
@@ -84,7 +90,7 @@ def train(
     stages: dict[str, Callable[..., Any]] = {
         "autoencoder": _autoencoder,
         "diffusion": _diffusion,
-        "vcm": _adapter,
+        "vcm": partial(_adapter, conditions),
         "segmenter": _segmenter,
     }
     if stage not in stages:
@@ -92,6 +98,8 @@ def train(
     for name, value in (("samples", samples), ("steps", steps)):
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1.")
+    if conditions and stage != "vcm":
+        raise ValueError("Only a VCM is trained to follow conditions.")
     keep_freed_memory()
     folder = Path(out)
     runs = folder / "runs"
@@ -137,14 +145,33 @@ def _diffusion(folder: Path, model: str | Path, samples: int | None, steps: int 
     return recipe
 
 
-def _adapter(folder: Path, model: str | Path, samples: int | None, steps: int | None, **run: Any) -> AdapterRecipe:
+def _adapter(
+    conditions: Sequence[str] | None,
+    folder: Path,
+    model: str | Path,
+    samples: int | None,
+    steps: int | None,
+    **run: Any,
+) -> AdapterRecipe:
     recipe = _adjust(AdapterRecipe(), samples, steps)
     own = (folder / CONFIG_FILE).is_file()
     source = folder if own else find_model(model)
     config, backbone, _ = load_backbone(source)
+    cohort = build_mini_config()
+    placement = None
+    if config.grid != cohort.grid:
+        placement = Placement(cohort.grid, config.grid, cohort.covariates, config.covariates)
+    chosen = choose_adapter(config, conditions)
+    if chosen != config.adapter and (run["out"] / STATE_FILE).is_file():
+        raise ValueError("The run in this folder follows other conditions: choose another folder.")
     if not own:
         _copy_backbone(source, folder)
-    adapter = train_adapter(backbone=backbone, config=config.adapter, recipe=recipe, **run)
+    if chosen != config.adapter:
+        name = "-".join([config.name, *chosen.condition_channels])
+        config = replace(config, name=name, adapter=chosen)
+        write_bytes(folder / CONFIG_FILE, config.to_json().encode())
+        write_sums(folder)
+    adapter = train_adapter(backbone=backbone, config=chosen, recipe=recipe, placement=placement, **run)
     save_weights(folder / VCM_FILE, adapter.state_dict())
     return recipe
 
@@ -183,6 +210,6 @@ def _adjust(recipe: Recipe, samples: int | None, steps: int | None) -> Recipe:
 def _copy_backbone(source: Path, folder: Path) -> None:
     """A VCM of another folder's backbone goes with a copy of it, so that the new folder is a whole model."""
     for path in source.iterdir():
-        if path.suffix in (".json", ".safetensors") and path.name != VCM_FILE:
+        if path.suffix in (".json", ".safetensors") and path.name not in (VCM_FILE, STEP_FILE):
             shutil.copyfile(path, folder / path.name)
     write_sums(folder)

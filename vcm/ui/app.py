@@ -10,13 +10,16 @@ import gradio as gr
 from gradio.components import Component
 from gradio.utils import get_upload_folder
 
+from vcm.cost import guess_timings
 from vcm.pipeline import Pipeline
+from vcm.request import GenerationRequest
 from vcm.ui import words
 from vcm.ui.actions import Actions
 from vcm.ui.api import build_api
 from vcm.ui.content import show_example, show_nothing
 from vcm.ui.examples import load_examples
 from vcm.ui.layout import Page, build_layout
+from vcm.ui.models import render_models
 from vcm.ui.palette import build_palette, label_modalities
 from vcm.ui.session_files import remove_session
 from vcm.ui.studio import Studio
@@ -42,17 +45,21 @@ _SHOW_THE_RESULT = (
 )
 
 
-def build_app(pipeline: Pipeline, examples: Path = EXAMPLES) -> gr.Blocks:
+def build_app(pipeline: Pipeline, examples: Path = EXAMPLES, problem: str | None = None) -> gr.Blocks:
     """Build the app around a loaded model; `launch_options` says how to launch it.
 
     Args:
         pipeline: the model; all visitors share it.
         examples: folder of the finished examples, the first of which the page opens on.
+        problem: the sentence on why the published model was asked for and this one is loaded instead.
     """
     modalities = label_modalities(pipeline)
     palette = build_palette(pipeline, modalities[0])
     offered = [each for each in load_examples(examples) if set(each.request.conditions) <= set(modalities)]
     studio = Studio(pipeline)
+    guess = guess_timings(pipeline.config, pipeline.device.type)
+    if guess is not None:
+        studio.learn_pace(GenerationRequest(compare=False), guess, is_controlled=True)
     opening = Path(get_upload_folder()) / "vcm" / "opening"
     if offered:
         content = show_example(offered[0], pipeline, palette, opening)
@@ -68,6 +75,7 @@ def build_app(pipeline: Pipeline, examples: Path = EXAMPLES) -> gr.Blocks:
         page = build_layout(
             model_name=pipeline.config.name,
             device=pipeline.device.type,
+            models=render_models(pipeline, problem),
             covariates=pipeline.config.covariates,
             modalities=modalities,
             palette=palette,

@@ -46,11 +46,12 @@ class Content:
 
 def show_nothing(pipeline: Pipeline, palette: Palette, folder: Path) -> Content:
     """Return an empty drawing, for a model without an example."""
+    thing = "a tumor" if palette.modality == "tumor" else "labels"
     return Content(
         request=GenerationRequest(),
         drawing=view_drawing(pipeline.grid, palette, folder),
         wanted=frozenset([palette.modality]),
-        status="Ready: draw a tumor, or generate a brain first and draw on it.",
+        status=f"Ready: draw {thing}, or generate a brain first and draw on it.",
     )
 
 

@@ -58,6 +58,7 @@ def build_layout(
     *,
     model_name: str,
     device: str,
+    models: str,
     covariates: CovariateConfig,
     modalities: Sequence[str],
     palette: Palette,
@@ -70,6 +71,7 @@ def build_layout(
     Args:
         model_name: of the loaded model.
         device: the kind that it runs on.
+        models: which models there are, as HTML.
         covariates: what 0 and 1 stand for.
         modalities: the label modalities of the model, the drawn one first.
         palette: of the drawn modality.
@@ -78,11 +80,15 @@ def build_layout(
         estimate: about how many seconds a run of it takes.
     """
     result, files = content.result, content.files
-    gr.HTML(_masthead(model_name, device), elem_id="masthead")
+    draws_tumor = modalities[0] == "tumor"
+    gr.HTML(_masthead(model_name, device, draws_tumor), elem_id="masthead")
     strip = build_example_strip(examples)
     with gr.Row(elem_id="workspace"):
         with gr.Column(elem_id="condition", min_width=0):
-            gr.HTML(_heading(1, "Condition", "Draw a tumor over the brain, or drop a mask."))
+            drawing = (
+                "Draw a tumor over the brain, or drop a mask." if draws_tumor else "Draw labels, or drop a label map."
+            )
+            gr.HTML(_heading(1, "Condition", drawing))
             editor = SliceCanvas(
                 content.drawing,
                 editable=True,
@@ -90,12 +96,13 @@ def build_layout(
                 label="Drawing",
                 elem_id="editor",
             )
-            lesion = build_lesion_builder() if modalities[0] == "tumor" else None
+            lesion = build_lesion_builder() if draws_tumor else None
             uses, uploads, uploaded = _build_conditions(modalities, content)
         with gr.Column(elem_id="sample", min_width=0):
             gr.HTML(_heading(2, "Sample", "Who the brain belongs to, and how it is drawn from noise."))
             with gr.Column(elem_id="controls", min_width=0):
                 controls = build_controls(covariates, content.request)
+            gr.HTML(models, elem_id="models")
         with gr.Column(elem_id="look", min_width=0):
             gr.HTML(_heading(3, "Look", "The same noise, with the drawing and without."))
             build_view_switch({"slices": "Slices", "pair": "Side by side", "scene": "3D"}, target="look")
@@ -145,11 +152,16 @@ def build_layout(
     )
 
 
-def _masthead(model_name: str, device: str) -> str:
+def _masthead(model_name: str, device: str, draws_tumor: bool) -> str:
+    purpose = (
+        "Draw a tumor and get a 3D brain MRI that has it there."
+        if draws_tumor
+        else "Draw a label map and get a 3D brain MRI that follows it."
+    )
     kind = "GPU" if device == "cuda" else device.upper()
     return (
         '<header class="masthead"><h1>VCM Studio</h1>'
-        "<p>Draw a tumor and get a 3D brain MRI that has it there.</p>"
+        f"<p>{purpose}</p>"
         f'<span class="badge" title="Model and device">{escape(model_name)} &middot; {escape(kind)}</span></header>'
     )
 

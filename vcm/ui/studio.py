@@ -72,9 +72,13 @@ class Studio:
         self.pace.learn(workload(job), outcome.timings)
         yield Finished(result, is_remembered=False, notes=notes)
 
-    def learn_pace(self, request: GenerationRequest, timings: Mapping[str, float]) -> None:
-        """Take in how long a run took elsewhere, as a first guess."""
-        self.pace.learn(Workload.of(request, is_controlled=bool(request.conditions)), timings)
+    def learn_pace(
+        self, request: GenerationRequest, timings: Mapping[str, float], *, is_controlled: bool | None = None
+    ) -> None:
+        """Take in how long a run took elsewhere, as a first guess; it was controlled if it had conditions."""
+        if is_controlled is None:
+            is_controlled = bool(request.conditions)
+        self.pace.learn(Workload.of(request, is_controlled=is_controlled), timings)
 
     def estimate_seconds(self, request: GenerationRequest, *, is_controlled: bool) -> float | None:
         """Return about how long a request takes where nothing of it is cached; None before the first run."""

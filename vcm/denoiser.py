@@ -31,9 +31,12 @@ class Denoiser(DiffusionModelUNet):
             # Unit noise, so that places differ from the first step on.
             self.position = nn.Parameter(torch.randn(*position_map))
 
-    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, **residuals: Any) -> Tensor:
-        """Return what the network predicts, (B, out_channels, x, y, z), of its input (B, in_channels, x, y, z)."""
+    def forward(self, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        """Return what the network predicts, (B, out_channels, x, y, z), of its input (B, in_channels, x, y, z).
+
+        All other arguments are those of DiffusionModelUNet.
+        """
         if self.position is not None:
             x = torch.cat([x, self.position.expand(x.shape[0], -1, -1, -1, -1)], dim=1)
-        prediction: Tensor = super().forward(x, timesteps, context, **residuals)
+        prediction: Tensor = super().forward(x, *arguments, **options)
         return prediction

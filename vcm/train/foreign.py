@@ -88,7 +88,7 @@ def build_adapter_config(backbone: BackboneConfig, grid: Grid, condition_channel
             "num_head_channels": [0] * (levels - 1) + [widths[-1]],
         },
         head_channels=2 * width,
-        output_schedule=backbone.schedule,
+        velocity_schedule=backbone.schedule,
     )
 
 

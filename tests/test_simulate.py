@@ -89,6 +89,11 @@ def test_a_tumor_pushes_tissue_away_and_leaves_what_is_far_from_it(subject):
     assert moved[far].mean() < 0.02
 
 
+@pytest.mark.parametrize(("seed", "labels"), [(0, {simulate.NECROTIC_CORE}), (13, {simulate.EDEMA}), (3, {1, 2, 3})])
+def test_some_lesions_are_of_one_part_since_that_is_what_people_draw_first(seed, labels):
+    assert set(np.unique(simulate_subject(seed, contrasts=()).tumor)) - {0} == labels
+
+
 def test_arrays_have_the_types_and_ranges_that_are_promised(subject):
     assert list(subject.images) == ["t1", "t2", "flair"]
     for image in subject.images.values():

@@ -12,6 +12,7 @@ from gradio.utils import get_upload_folder
 
 from vcm.request import GenerationRequest
 from vcm.ui.examples import Example
+from vcm.ui.failures import FORESEEN, explain
 from vcm.ui.session_files import session_folder, write_downloads
 from vcm.ui.studio import Finished, Studio
 from vcm.volume import Volume
@@ -89,10 +90,10 @@ def build_api(studio: Studio, examples: Sequence[Example], concurrency_id: str) 
                 compare=compare,
             )
             *_, last = studio.run(run)
-        except ValueError as error:  # what the package raises for what a user can cause, each with its sentence
-            raise gr.Error(str(error), print_exception=False) from error
-        assert isinstance(last, Finished)
-        written = write_downloads(last.result, session_folder(request))
+            assert isinstance(last, Finished)
+            written = write_downloads(last.result, session_folder(request))
+        except FORESEEN as error:
+            raise gr.Error(explain(error), print_exception=False) from error
         return [_served(path) for path in written.values()], last.result.recipe
 
     def list_examples() -> list[dict]:

@@ -96,9 +96,12 @@ def build_api(studio: Studio, examples: Sequence[Example], concurrency_id: str) 
                         written = write_downloads(event.result, session_folder(request))
                         yield [_served(path) for path in written.values()], event.result.recipe
                     else:
-                        yield gr.skip(), gr.skip()  # where a caller who has left is noticed
+                        yield [], {}  # here a caller who has left is noticed
         except FORESEEN as error:
             raise gr.Error(explain(error), print_exception=False) from error
+
+    # Gradio documents what one answer holds; that there are several, only the last of which counts, is its own affair.
+    generate.__annotations__["return"] = tuple[list[FileData], dict]
 
     def list_examples() -> list[dict]:
         """List the finished examples of the page.

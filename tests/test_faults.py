@@ -158,3 +158,24 @@ def test_what_became_of_a_file_is_said(doors: Doors, door: str, kind: str) -> No
     assert taken is not None
     assert door == "http" or given.said in told
     assert taken.any() != (kind == "an empty mask")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"steps": 0}, "num_inference_steps is 0; it must be a whole number from 1 to 1000"),
+        ({"steps": 2.5}, "num_inference_steps is 2.5"),
+        ({"steps": "abc"}, "num_inference_steps is 'abc'"),
+        ({"guidance": 1e9}, "guidance_scale is 1000000000.0; it must be a number from 0 to 10"),
+        ({"seed": -1}, "seed is -1; it must be a whole number from 0 to 4294967295"),
+        ({"seed": None}, "seed is None"),
+        ({"age": 300}, "age is 300; it must be a number from 44 to 82 years"),
+        ({"sampler": "euler"}, "sampler is 'euler'; it must be one of unipc, ddim, dpmpp"),
+        ({"steps": 1, "guidance": 10, "seed": 2**32 - 1, "age": 82}, "Done in"),
+    ],
+)
+def test_the_page_refuses_a_setting_by_its_field_and_range(app: gr.Blocks, settings: dict, said: str) -> None:
+    visitor = Visitor(app.local_url)
+    run = visitor.after(visitor.find("generate", "click"))
+    *_, last = visitor.follow(run, visitor.join(run, settings))
+    assert said in text_of(last["status"])

@@ -4,6 +4,7 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -188,6 +189,12 @@ def test_only_two_endpoints_are_offered_and_both_are_documented(client):
         "gradio_api/file=.env",
         "monitoring",
         "gradio_api/runs",
+        "gradio_api/file=http://127.0.0.1:1/x",
+        "gradio_api/file=https://example.com/x",
+        "gradio_api/proxy=https://example.com/x",
+        "gradio_api/deep_link?session_hash=x",
+        "gradio_api/process_recording",
+        "gradio_api/dev/reload",
     ],
 )
 def test_nothing_but_the_page_and_its_files_is_served(app, path):
@@ -209,3 +216,31 @@ def test_an_upload_that_is_too_large_is_refused(app):
         timeout=120,
     )
     assert answer.status_code == 413
+
+
+def test_what_was_uploaded_is_never_shown_as_a_page(app):
+    uploaded = httpx.post(
+        f"{app.local_url}gradio_api/upload", files={"files": ("x.html", b"<script>alert(1)</script>")}
+    )
+    answer = httpx.get(f"{app.local_url}gradio_api/file={uploaded.json()[0]}")
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["content-disposition"].startswith("attachment")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_caller_who_cancels_stops_the_run_and_the_next_run_works(client, tiny_model):
+    calls = []
+    handle = tiny_model.backbone.diffusion.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        job = client.submit(num_inference_steps=1000, compare=False, seed=3, api_name="/generate")
+        while len(calls) < 5:
+            time.sleep(0.02)
+        job.cancel()
+        time.sleep(1)
+        stopped_at = len(calls)
+        time.sleep(1)
+    finally:
+        handle.remove()
+    assert len(calls) == stopped_at < 1000
+    files, _ = client.predict(num_inference_steps=1, compare=False, seed=3, api_name="/generate")
+    assert files

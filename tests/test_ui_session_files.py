@@ -1,5 +1,7 @@
 """Session files: whose they are, how many stay, and when they go."""
 
+import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +10,7 @@ import pytest
 from vcm.checkpoint import LoadedModel
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
-from vcm.ui.session_files import remove_session, session_folder, write_downloads
+from vcm.ui.session_files import remove_old_sessions, remove_session, session_folder, write_downloads
 
 
 @pytest.fixture(autouse=True)
@@ -51,3 +53,16 @@ def test_the_files_of_the_newest_runs_stay_and_older_ones_go(cache, tiny_model: 
         assert set(files) == {"controlled.nii.gz", "uncontrolled.nii.gz", "recipe.json"}
         assert all(path.exists() for path in files.values())
     assert len(list((folder / "runs").iterdir())) == 3
+
+
+def test_files_of_those_who_never_said_goodbye_go_by_age_and_others_stay(cache):
+    for name in ("gone", "here"):
+        session_folder(visitor(name)).mkdir(parents=True)
+    opening = cache / "vcm" / "opening"  # what every page opens on is nobody's
+    opening.mkdir()
+    for folder in (session_folder(visitor("gone")), opening):
+        os.utime(folder, (0, time.time() - 3601))
+    remove_old_sessions(3600)
+    assert not session_folder(visitor("gone")).exists()
+    assert session_folder(visitor("here")).exists()
+    assert opening.exists()

@@ -18,11 +18,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from nifti import AFFINE, encode
 from numpy.typing import NDArray
 
 from vcm.volume import Volume, VolumeError, as_labels
 
-AFFINE = np.array([[2.0, 0, 0, -9], [0, 2, 0, -11], [0, 0, 3, -6], [0, 0, 0, 1]])
 SECRETS = (b"Jane Doe", b"1970-01-01", b"PAT0042")
 
 Write = Callable[..., Path]
@@ -36,24 +36,6 @@ def labels() -> NDArray[np.uint8]:
 @pytest.fixture
 def image() -> NDArray[np.float32]:
     return np.random.default_rng(0).random((5, 6, 4)).astype(np.float32)
-
-
-def encode(array: NDArray, version: int = 1, order: str = "<", extension: bytes = b"", **fields: Any) -> bytes:
-    """Return a plain NIfTI file; `fields` overwrite those of a sound header, right or wrong."""
-    kind = nib.Nifti1Header if version == 1 else nib.Nifti2Header
-    header = kind(endianness=order)
-    header.set_data_dtype(array.dtype)
-    header.set_data_shape(array.shape)
-    header.set_zooms((2, 2, 3, 1, 1, 1, 1)[: array.ndim])
-    header["srow_x"], header["srow_y"], header["srow_z"] = AFFINE[:3]
-    header["sform_code"] = 1
-    header["magic"] = b"n+1" if version == 1 else b"n+2"
-    header["vox_offset"] = header.single_vox_offset + len(extension)
-    header["scl_slope"] = 0
-    for name, value in fields.items():
-        header[name] = value
-    flags = b"\1\0\0\0" if extension else bytes(4)
-    return header.binaryblock + flags + extension + array.astype(array.dtype.newbyteorder(order)).tobytes("F")
 
 
 @pytest.fixture

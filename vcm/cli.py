@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.exceptions import TyperException
 
+from vcm.errors import is_out_of_memory
+
 if TYPE_CHECKING:
     from vcm.cases import Case
     from vcm.pipeline import Pipeline
@@ -43,6 +45,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except OSError as error:
         _log.debug("The command failed.", exc_info=True)
         _fail(f"The system refused: {error.strerror}." if error.strerror else str(error))
+    except (MemoryError, RuntimeError) as error:  # of the machine or of its accelerator
+        _log.debug("The command failed.", exc_info=True)
+        if is_out_of_memory(error):
+            _fail("There is not enough memory for this: choose a smaller model, or close other programs.", code=1)
+        _fail("The model stopped unexpectedly: run the command again with vcm --verbose to see why.", code=1)
     except (KeyboardInterrupt, typer.Abort):
         _fail("Interrupted.", code=130)
     sys.exit(code if isinstance(code, int) else 0)

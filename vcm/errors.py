@@ -1,4 +1,4 @@
-"""The error that every unreadable or unusable volume ends in."""
+"""The error that every unreadable or unusable volume ends in, and how a lack of memory is told from other errors."""
 
 
 class VolumeError(ValueError):
@@ -7,3 +7,12 @@ class VolumeError(ValueError):
     The sentence names the problem and what was expected. It never holds a path, a file name or text
     of the file's header, so that it can be shown and logged as it is.
     """
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether memory ran out, of the machine or of an accelerator; torch has three ways to say it."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported for its name
+        or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
+    )

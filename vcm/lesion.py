@@ -64,8 +64,9 @@ class LesionPlan:
         for field in fields(self):
             if field.name in ranges:
                 low, high = ranges[field.name]
-                if not low <= getattr(self, field.name) <= high:
-                    raise ValueError(f"{field.name} is {getattr(self, field.name)}; it must be from {low} to {high}.")
+                value = getattr(self, field.name)
+                if not isinstance(value, int | float) or not low <= value <= high:
+                    raise ValueError(f"{field.name} is {value}; it must be from {low} to {high}.")
 
 
 def build_lesion(plan: LesionPlan, grid: Grid, brain: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:

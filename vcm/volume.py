@@ -104,7 +104,8 @@ class Volume:
             VolumeError: the file cannot be read safely, or does not hold one 3-D volume of real numbers.
         """
         with open_payload(path) as payload:
-            header, affine, notes = _read_header(payload)
+            with np.errstate(all="ignore"):  # what is no number is refused in words, not warned of
+                header, affine, notes = _read_header(payload)
             dtype, shape = _dtype(header), _shape(header)
             data = payload.read_exactly(int(np.prod(shape)) * dtype.itemsize)
             payload.expect_end()

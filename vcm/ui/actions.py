@@ -22,6 +22,7 @@ from vcm.ui import words
 from vcm.ui.content import ROUNDED_NOTE, Content, show_example, show_recipe
 from vcm.ui.controls import draw_seed
 from vcm.ui.examples import Example
+from vcm.ui.failures import FORESEEN, explain
 from vcm.ui.label_maps import UploadedMaps, pack_labels, unpack_labels
 from vcm.ui.layout import Page
 from vcm.ui.lesion_builder import LesionBuilder
@@ -103,10 +104,8 @@ class Actions:
             run = GenerationRequest(self._read_conditions(drawing, uploaded, wanted), **settings)
             yield {page.controls.settings["seed"]: run.seed}
             yield from self._follow(run, drawing, folder)
-        except gr.Error as error:
-            yield {page.status: words.status(str(error.message), kind="error")}
-        except ValueError as error:  # what the package raises for what a user can cause, each with its sentence
-            yield {page.status: words.status(str(error), kind="error")}
+        except FORESEEN as error:
+            yield {page.status: words.status(explain(error), kind="error")}
 
     def inputs(self) -> list[Any]:
         """The components whose values `generate` takes, in its order."""
@@ -145,8 +144,8 @@ class Actions:
             return {}
         try:
             content = show_recipe(load_recipe(path), self._studio.pipeline, self._palette, session_folder(request))
-        except ValueError as error:
-            return {page.recipe: None, page.status: words.status(str(error), kind="error")}
+        except FORESEEN as error:
+            return {page.recipe: None, page.status: words.status(explain(error), kind="error")}
         finally:
             Path(path).unlink(missing_ok=True)
         return self._put(content) | {page.recipe: None}
@@ -176,8 +175,8 @@ class Actions:
         try:
             run = GenerationRequest({modality: Volume.load(path, labels=True)})
             prepared = self._studio.pipeline.prepare(run)[modality]
-        except ValueError as error:
-            return {page.uploads[modality]: None, page.status: words.status(str(error), kind="error")}
+        except FORESEEN as error:
+            return {page.uploads[modality]: None, page.status: words.status(explain(error), kind="error")}
         finally:
             Path(path).unlink(missing_ok=True)  # its name may be a patient's
         labels, title = prepared.volume.array, MODALITIES[modality].title

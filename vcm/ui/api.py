@@ -2,7 +2,8 @@
 
 # No postponed annotations here: Gradio reads the types of the endpoints from the functions themselves.
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from gradio.utils import get_upload_folder
 
 from vcm.request import GenerationRequest
 from vcm.ui.examples import Example
+from vcm.ui.failures import FORESEEN, explain
 from vcm.ui.session_files import session_folder, write_downloads
 from vcm.ui.studio import Finished, Studio
 from vcm.volume import Volume
@@ -45,7 +47,7 @@ def build_api(studio: Studio, examples: Sequence[Example], concurrency_id: str) 
         ventricular_volume: float = 0.5,
         brain_volume: float = 0.5,
         compare: bool = True,
-    ) -> tuple[list[FileData], dict]:
+    ) -> Generator[tuple[list[FileData], dict], None, None]:
         """Generate a 3D brain MRI that follows label maps, and the uncontrolled one of the same noise.
 
         For research and teaching only. The label maps are NIfTI files on any grid, brought to the model's by their
@@ -88,12 +90,18 @@ def build_api(studio: Studio, examples: Sequence[Example], concurrency_id: str) 
                 brain_volume=brain_volume,
                 compare=compare,
             )
-            *_, last = studio.run(run)
-        except ValueError as error:  # what the package raises for what a user can cause, each with its sentence
-            raise gr.Error(str(error), print_exception=False) from error
-        assert isinstance(last, Finished)
-        written = write_downloads(last.result, session_folder(request))
-        return [_served(path) for path in written.values()], last.result.recipe
+            with closing(studio.run(run)) as events:
+                for event in events:
+                    if isinstance(event, Finished):
+                        written = write_downloads(event.result, session_folder(request))
+                        yield [_served(path) for path in written.values()], event.result.recipe
+                    else:
+                        yield [], {}  # here a caller who has left is noticed
+        except FORESEEN as error:
+            raise gr.Error(explain(error), print_exception=False) from error
+
+    # Gradio documents what one answer holds; that there are several, only the last of which counts, is its own affair.
+    generate.__annotations__["return"] = tuple[list[FileData], dict]
 
     def list_examples() -> list[dict]:
         """List the finished examples of the page.

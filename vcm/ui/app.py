@@ -18,19 +18,22 @@ from vcm.ui.actions import Actions
 from vcm.ui.api import build_api
 from vcm.ui.content import show_example, show_nothing
 from vcm.ui.examples import load_examples
+from vcm.ui.guard import build_guard
 from vcm.ui.layout import Page, build_layout
 from vcm.ui.models import render_models
 from vcm.ui.palette import build_palette, label_modalities
-from vcm.ui.session_files import remove_session
+from vcm.ui.session_files import KEEP_SECONDS, remove_old_sessions, remove_session
 from vcm.ui.studio import Studio
 from vcm.ui.theme import STYLE_SHEET, build_theme
 
 EXAMPLES = Path(__file__).parents[2] / "assets" / "examples"
 
 _GPU = "gpu"  # all runs, of the page and of the API, take turns in one queue
-_MOST_WAITING = 20
+_CHECKS = "checks"  # what is dropped on the page is read and resampled beside the runs, never behind them
+_CHECKS_AT_ONCE = 2  # each may hold a volume of 512 MiB
+_MOST_WAITING = 64
 _OTHER_HANDLERS = 8
-_CLEAN_EVERY_SECONDS, _KEEP_SECONDS = 600, 3600
+_CLEAN_EVERY_SECONDS = 600
 _MOST_SESSIONS = 200
 _LARGEST_UPLOAD = "128mb"
 
@@ -60,6 +63,7 @@ def build_app(pipeline: Pipeline, examples: Path = EXAMPLES, problem: str | None
     guess = guess_timings(pipeline.config, pipeline.device.type)
     if guess is not None:
         studio.learn_pace(GenerationRequest(compare=False), guess, is_controlled=True)
+    remove_old_sessions()  # of a server that was killed
     opening = Path(get_upload_folder()) / "vcm" / "opening"
     if offered:
         content = show_example(offered[0], pipeline, palette, opening)
@@ -70,7 +74,7 @@ def build_app(pipeline: Pipeline, examples: Path = EXAMPLES, problem: str | None
         title="VCM Studio",
         analytics_enabled=False,
         fill_width=True,
-        delete_cache=(_CLEAN_EVERY_SECONDS, _KEEP_SECONDS),
+        delete_cache=(_CLEAN_EVERY_SECONDS, KEEP_SECONDS),
     ) as blocks:
         page = build_layout(
             model_name=pipeline.config.name,
@@ -101,12 +105,14 @@ def launch_options(*, mcp: bool = False) -> dict[str, Any]:
         "max_file_size": _LARGEST_UPLOAD,
         "state_session_capacity": _MOST_SESSIONS,
         "mcp_server": mcp,
+        "app_kwargs": {"middleware": [build_guard()]},
     }
 
 
 def _wire(page: Page, actions: Actions) -> None:
     private: dict[str, Any] = {"api_visibility": "private"}
     quiet: dict[str, Any] = {**private, "show_progress": "hidden"}
+    checked: dict[str, Any] = {**quiet, "concurrency_id": _CHECKS, "concurrency_limit": _CHECKS_AT_ONCE}
     inputs = actions.inputs()
 
     started = page.generate.click(
@@ -145,14 +151,14 @@ def _wire(page: Page, actions: Actions) -> None:
             js=page.editor.flush_js(0),
             **quiet,
         )
-    page.recipe.upload(actions.take_recipe, page.recipe, [*_outputs(page), page.recipe], **quiet)
+    page.recipe.upload(actions.take_recipe, page.recipe, [*_outputs(page), page.recipe], **checked)
     for modality, upload in page.uploads.items():
         upload.upload(
             actions.uploader(modality),
             [upload, page.editor, page.uploaded],
             _outputs(page),
             js=page.editor.flush_js(1),
-            **quiet,
+            **checked,
         )
     gr.on(
         [component.change for component in inputs[2:] if hasattr(component, "change")],

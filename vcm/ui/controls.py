@@ -18,6 +18,30 @@ _SAMPLER_TITLES = {"unipc": "UniPC", "dpmpp": "DPM-Solver++", "ddim": "DDIM"}
 _DICE_JS = f"() => Math.floor(Math.random() * {SEED_RANGE[1] + 1})"
 
 
+# The values of these are passed on as they come: the request refuses one by field and range, Gradio would name neither.
+
+
+class _Slider(gr.Slider):
+    is_template = True  # in the browser it is what it derives from
+
+    def preprocess(self, payload: Any) -> Any:
+        return payload
+
+
+class _Number(gr.Number):
+    is_template = True
+
+    def preprocess(self, payload: Any) -> Any:
+        return payload
+
+
+class _Radio(gr.Radio):
+    is_template = True
+
+    def preprocess(self, payload: Any) -> Any:
+        return payload
+
+
 @dataclass(frozen=True)
 class Controls:
     """The components behind a `GenerationRequest`, by the names of its fields; `lock` keeps the seed."""
@@ -44,7 +68,7 @@ def build_controls(covariates: CovariateConfig, shown: GenerationRequest) -> Con
     """Build the controls in the current layout, set as in the request `shown`."""
     settings: dict[str, Component] = {}
     with gr.Row(elem_classes="fields"):
-        settings["guidance_scale"] = gr.Slider(
+        settings["guidance_scale"] = _Slider(
             0.0,
             3.0,
             shown.guidance_scale,
@@ -53,7 +77,7 @@ def build_controls(covariates: CovariateConfig, shown: GenerationRequest) -> Con
             info="0 ignores the drawing, 1 follows it.",
             elem_id="guidance",
         )
-        settings["num_inference_steps"] = gr.Slider(
+        settings["num_inference_steps"] = _Slider(
             4,
             _MOST_STEPS,
             shown.num_inference_steps,
@@ -63,7 +87,7 @@ def build_controls(covariates: CovariateConfig, shown: GenerationRequest) -> Con
             elem_id="steps",
         )
     with gr.Row(elem_id="seed-row"):
-        settings["seed"] = gr.Number(
+        settings["seed"] = _Number(
             shown.seed,
             precision=0,
             minimum=SEED_RANGE[0],
@@ -81,9 +105,9 @@ def build_controls(covariates: CovariateConfig, shown: GenerationRequest) -> Con
         elem_id="compare",
     )
     with gr.Accordion("The person", open=False, elem_id="person"), gr.Row(elem_classes="fields"):
-        settings["sex"] = gr.Radio([(sex.capitalize(), sex) for sex in SEXES], value=shown.sex, label="Sex")
-        settings["age"] = gr.Slider(*AGE_RANGE, shown.age, step=1, label="Age, years", elem_id="age")
-        settings["ventricular_volume"] = gr.Slider(
+        settings["sex"] = _Radio([(sex.capitalize(), sex) for sex in SEXES], value=shown.sex, label="Sex")
+        settings["age"] = _Slider(*AGE_RANGE, shown.age, step=1, label="Age, years", elem_id="age")
+        settings["ventricular_volume"] = _Slider(
             0.0,
             1.0,
             shown.ventricular_volume,
@@ -92,7 +116,7 @@ def build_controls(covariates: CovariateConfig, shown: GenerationRequest) -> Con
             info=_say_range(covariates.ventricular_ml),
             elem_id="ventricular-volume",
         )
-        settings["brain_volume"] = gr.Slider(
+        settings["brain_volume"] = _Slider(
             0.0,
             1.0,
             shown.brain_volume,
@@ -102,13 +126,13 @@ def build_controls(covariates: CovariateConfig, shown: GenerationRequest) -> Con
             elem_id="brain-volume",
         )
     with gr.Accordion("Solver and control window", open=False, elem_id="solver"), gr.Row(elem_classes="fields"):
-        settings["sampler"] = gr.Radio(
+        settings["sampler"] = _Radio(
             [(_SAMPLER_TITLES[name], name) for name in SAMPLERS], value=shown.sampler, label="Solver", elem_id="sampler"
         )
-        settings["control_start"] = gr.Slider(
+        settings["control_start"] = _Slider(
             0.0, 1.0, shown.control_start, step=0.05, label="Control from", info="0 is pure noise."
         )
-        settings["control_end"] = gr.Slider(
+        settings["control_end"] = _Slider(
             0.0, 1.0, shown.control_end, step=0.05, label="Control until", info="1 is the finished volume."
         )
     dice.click(None, None, settings["seed"], js=_DICE_JS, api_visibility="private")

@@ -316,15 +316,15 @@ def read_mask(
         return None
     grid = tuple(shape) if shape is not None else value.shape
     if tuple(value.shape) != grid:
-        raise gr.Error(f"The drawing is on a grid of {tuple(value.shape)} voxels, but the model's is {grid}.")
+        raise _refusal(f"The drawing is on a grid of {tuple(value.shape)} voxels, but the model's is {grid}.")
     try:
         mask = read_volume_file(value.mask.path, grid)
     except VolumeFileError as error:
-        raise gr.Error(str(error)) from error
+        raise _refusal(str(error)) from error
     allowed = {0, *(labels if labels is not None else (label.id for label in value.labels))}
     unknown = sorted(set(np.unique(mask).tolist()) - allowed)
     if unknown:
-        raise gr.Error(f"The drawing holds the labels {unknown}, but only {sorted(allowed)} are allowed.")
+        raise _refusal(f"The drawing holds the labels {unknown}, but only {sorted(allowed)} are allowed.")
     return mask
 
 
@@ -345,7 +345,12 @@ def _published_mask(mask: NDArray[np.uint8] | FileData | None, cache_dir: str | 
 
 def _refuse_url(path: str | Path | None) -> None:
     if path is not None and is_http_url_like(str(path)):
-        raise gr.Error("A drawing must be uploaded, not linked.")
+        raise _refusal("A drawing must be uploaded, not linked.")
+
+
+def _refusal(sentence: str) -> gr.Error:
+    """Return an error for the user that leaves no traceback in the log: its paths hold names of uploads."""
+    return gr.Error(sentence, print_exception=False)
 
 
 def _asset(name: str) -> str:

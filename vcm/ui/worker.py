@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import gradio as gr
 import numpy as np
 import spaces
-import torch
 from numpy.typing import NDArray
 
+from vcm.errors import is_out_of_memory
 from vcm.job import Job, Outcome
 from vcm.pipeline import GenerationError, Pipeline
 from vcm.request import Preview
+from vcm.ui.failures import OUT_OF_MEMORY
 from vcm.volume import VolumeError
 
 MOST_PREVIEWS = 10
@@ -24,6 +25,8 @@ MOST_PREVIEWS = 10
 _START_SECONDS = 8.0  # moving the weights and waking the device
 _STEP_SECONDS = 0.05  # one network on a 20 x 28 x 20 latent, generously: a run that outlasts its request is killed
 _LONGEST_SECONDS = 120
+
+_UNEXPECTED = "The model stopped unexpectedly; your drawing is kept, so please try again."
 
 _log = logging.getLogger(__name__)
 
@@ -65,12 +68,12 @@ def build_worker(pipeline: Pipeline) -> Compute:
                     yield event if isinstance(event, Outcome) else _shrink(event)
         except (VolumeError, GenerationError) as error:
             raise gr.Error(str(error), print_exception=False) from error
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            _log.exception("out of memory")
-            raise gr.Error("There is not enough memory for this run: try again, or compare less.") from error
         except Exception as error:
+            if is_out_of_memory(error):
+                _log.exception("out of memory")
+                raise gr.Error(OUT_OF_MEMORY, print_exception=False) from error
             _log.exception("a run failed")
-            raise gr.Error("The model stopped unexpectedly; your drawing is kept, so please try again.") from error
+            raise gr.Error(_UNEXPECTED, print_exception=False) from error
 
     return compute
 

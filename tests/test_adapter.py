@@ -174,6 +174,25 @@ def test_velocity_schedule_reads_the_priors_v_and_scales_both_heads_by_the_signa
         torch.testing.assert_close(actual, unscaled * alphas.sqrt(), rtol=1e-3, atol=1e-5)
 
 
+def test_feature_skip_hands_the_features_to_the_heads_and_leaves_a_new_vcm_the_identity(
+    tiny_config: ModelConfig, tiny_conditions: dict[str, Tensor]
+) -> None:
+    vcm = VCM(replace(tiny_config.adapter, feature_skip=True))
+    latent, epsilon, timesteps = some_step()
+    features = vcm.encode_condition(tiny_conditions)
+    with torch.no_grad():
+        scale, shift = vcm(latent, epsilon, features, timesteps)
+        assert not scale.any()
+        assert not shift.any()
+    nn.init.zeros_(vcm.unet.out[-1].conv.weight)  # the U-Net is silent: what is left comes by the skip
+    randomize(vcm.heads, 5)
+    _, shift = vcm(latent, epsilon, features, timesteps)
+    assert vcm.feature_skip is not None
+    shift.square().sum().backward()
+    assert vcm.feature_skip.weight.grad is not None
+    assert vcm.feature_skip.weight.grad.any()
+
+
 def test_single_modality_has_no_projection(tiny_config: ModelConfig, tiny_conditions: dict[str, Tensor]) -> None:
     vcm = VCM(single_modality(tiny_config.adapter))
     assert vcm.projection is None

@@ -17,7 +17,7 @@ from vcm.config import AdapterConfig, ConditionEncoderConfig
 OUTPUT_CONVOLUTION_STD = 0.06
 """MONAI starts its U-Net's last convolution at zero; below zero heads nothing but their bias would ever learn."""
 
-CONDITION_GAIN = 10.0
+CONDITION_GAIN = 50.0
 """A freshly initialised encoder turns a 0-or-1 map into features of about 0.1 or less; beside latents and noise of
 about 1 a U-Net hardly hears them, and learning stalls. The first convolution starts this much larger."""
 
@@ -46,6 +46,9 @@ class VCM(nn.Module):
         if config.aggregation == "concat" and len(self.condition_encoders) > 1:
             self.projection = nn.Conv3d(len(self.condition_encoders) * (width + 1), width, kernel_size=1)
         self.unet: DiffusionModelUNet = build_network(DiffusionModelUNet, config.unet)
+        self.feature_skip: nn.Conv3d | None = None
+        if config.feature_skip:
+            self.feature_skip = nn.Conv3d(width, config.unet["out_channels"], kernel_size=1)
         self.heads = Heads(
             config.unet["out_channels"], config.head_channels, config.latent_channels, config.normalize_heads
         )
@@ -103,6 +106,8 @@ class VCM(nn.Module):
             estimate = (epsilon - noise_level * latent) / signal  # v, of epsilon = signal v + noise_level z_t
         hidden = torch.cat([latent, estimate, features], dim=1)  # (B, 2 C + F, x, y, z)
         hidden = self.unet(hidden, timesteps=timesteps)  # (B, unet.out_channels, x, y, z)
+        if self.feature_skip is not None:
+            hidden = hidden + self.feature_skip(features)
         eps_scale, eps_shift = (output.float() for output in self.heads(hidden))
         if self.config.velocity_schedule is None:
             return eps_scale, eps_shift

@@ -24,7 +24,7 @@ from vcm.train.latents import cached_pair
 from vcm.train.loop import LoopConfig, run_loop
 
 ADAPTER_LOOP = LoopConfig(
-    steps=1900, learning_rate=2e-3, warmup_steps=50, save_every=100, validate_every=200, ema_decay=0.995
+    steps=1700, learning_rate=2e-3, warmup_steps=50, save_every=100, validate_every=200, ema_decay=0.995
 )
 
 

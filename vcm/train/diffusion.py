@@ -26,7 +26,7 @@ FIRST_SEED = 10_000
 SMALLEST_BRAIN_SHARE = 0.05
 
 
-DIFFUSION_LOOP = LoopConfig(steps=6000, learning_rate=8e-4, save_every=250, validate_every=500, ema_decay=0.999)
+DIFFUSION_LOOP = LoopConfig(steps=4500, learning_rate=8e-4, save_every=250, validate_every=500, ema_decay=0.999)
 
 
 @dataclass(frozen=True)

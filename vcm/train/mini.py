@@ -58,7 +58,7 @@ VCM_UNET: dict[str, Any] = {
     "in_channels": 2 * LATENT_CHANNELS + FEATURE_CHANNELS,
     "out_channels": 16,
     "channels": [16, 16, 48],
-    "num_res_blocks": [0, 1, 1],
+    "num_res_blocks": [0, 0, 1],
     "attention_levels": [False, False, False],
     "norm_num_groups": 8,
     "num_head_channels": [0, 0, 48],
@@ -91,6 +91,7 @@ def build_mini_config() -> ModelConfig:
             unet=VCM_UNET,
             head_channels=16,
             velocity_schedule=SCHEDULE,
+            feature_skip=True,
         ),
         covariates=CovariateConfig(
             age_years=simulate.AGE_RANGE_YEARS,

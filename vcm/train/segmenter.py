@@ -28,7 +28,7 @@ FIRST_SEED = 50_000
 """Its subjects are nobody else's."""
 
 SEGMENTER_CONFIG = SegmenterConfig()
-SEGMENTER_LOOP = LoopConfig(steps=8000, learning_rate=1.5e-3, save_every=400, validate_every=1000, ema_decay=0.998)
+SEGMENTER_LOOP = LoopConfig(steps=17000, learning_rate=1.5e-3, save_every=400, validate_every=1000, ema_decay=0.998)
 
 
 @dataclass(frozen=True)

@@ -260,7 +260,9 @@ class Actions:
         page, started = self._page, time.monotonic()
         yield {
             page.status: words.status("Reading the conditions\u2026", kind="running"),
-            page.adherence: words.not_measured_yet(),  # what stood there was of another volume
+            # What stood there was of another volume.
+            page.adherence: words.not_measured_yet(),
+            **{button: gr.update(visible=False) for button in page.downloads.values()},
         }
         with closing(self._studio.run(run)) as events:
             for event in events:

@@ -125,6 +125,8 @@ def _wire(page: Page, actions: Actions) -> None:
         js=page.editor.flush_js(0),
         concurrency_limit=1,
         concurrency_id=_GPU,
+        # After Cancel the run before may still be stopping: "once", the default, would drop the next click unheard.
+        trigger_mode="multiple",
         show_progress="minimal",
         show_progress_on=page.status,
         **private,

@@ -146,5 +146,5 @@ def test_covariates_matter_in_each_way_that_they_go_in(
 
 def test_arguments_that_monai_does_not_know_are_a_configuration_error(tiny_config: ModelConfig) -> None:
     config = replace(tiny_config.backbone, diffusion=tiny_config.backbone.diffusion | {"num_chanels": 3})
-    with pytest.raises(ConfigError, match="DiffusionModelUNet cannot be built"):
+    with pytest.raises(ConfigError, match="Denoiser cannot be built"):
         Backbone(config, tiny_config.latent_shape)

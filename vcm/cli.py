@@ -39,6 +39,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         code = app(arguments, prog_name="vcm", standalone_mode=False)
     except TyperException as error:
         _fail(error.format_message())
+    except (KeyboardInterrupt, typer.Abort):  # Abort is a RuntimeError
+        _fail("Interrupted.", code=130)
     except ValueError as error:  # what the package raises for what a user can cause
         _log.debug("The command failed.", exc_info=True)
         _fail(str(error))
@@ -50,8 +52,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if is_out_of_memory(error):
             _fail("There is not enough memory for this: choose a smaller model, or close other programs.", code=1)
         _fail("The model stopped unexpectedly: run the command again with vcm --verbose to see why.", code=1)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("Interrupted.", code=130)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -250,6 +250,16 @@ def test_train_refuses_a_stage_whose_ground_is_missing(run, tmp_path):
     assert err == "vcm: The folder has no autoencoder yet: train that first.\n"
 
 
+def test_a_training_that_diverges_ends_in_one_sentence(run, tmp_path, monkeypatch):
+    def diverge(*_: object, **__: object) -> None:
+        raise FloatingPointError("the loss is nan at step 4; the last saved state is unharmed")
+
+    monkeypatch.setattr("vcm.train.stages.train", diverge)
+    code, _, err = run("train", "segmenter", "--out", tmp_path / "model")
+    assert code == 2
+    assert err == "vcm: the loss is nan at step 4; the last saved state is unharmed\n"
+
+
 def test_a_run_that_takes_long_is_asked_about_first(run, mask, tiny_folder, tiny_config, tmp_path, monkeypatch):
     monkeypatch.setattr("vcm.cost.brainldm_config", lambda: tiny_config)
     arguments = ("generate", "--condition", f"tumor={mask}", "--model", tiny_folder, "--steps", 2, "--device", "cpu")

@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         _fail(error.format_message())
     except (KeyboardInterrupt, typer.Abort):  # Abort is a RuntimeError
         _fail("Interrupted.", code=130)
-    except ValueError as error:  # what the package raises for what a user can cause
+    except (ValueError, FloatingPointError) as error:  # what a user can cause, and a training that diverged
         _log.debug("The command failed.", exc_info=True)
         _fail(str(error))
     except OSError as error:

@@ -279,6 +279,13 @@ def test_a_run_that_takes_long_is_asked_about_first(run, mask, tiny_folder, tiny
     assert not (tmp_path / "b130").exists()
 
 
+def test_missing_weights_are_told_before_what_a_run_would_take(run, mask, tmp_path, monkeypatch):
+    monkeypatch.delenv("VCM_WEIGHTS", raising=False)
+    code, _, err = run("generate", "--condition", f"tumor={mask}", "--model", "brainldm", "--out", tmp_path / "a")
+    assert code == 2
+    assert err.startswith("vcm: brainldm needs the VCM that its authors share by hand")
+
+
 def test_a_recipe_that_takes_long_is_asked_about_too(run, mask, tiny_folder, tiny_config, tmp_path, monkeypatch):
     run("generate", "--condition", f"tumor={mask}", "--model", tiny_folder, "--steps", 2, "--out", tmp_path / "a")
     monkeypatch.setattr("vcm.cost.brainldm_config", lambda: tiny_config)

@@ -163,12 +163,14 @@ def generate(
 
 def _repeat(path: Path, out: Path, model: str | None, vcm_weights: str | None, device: str, yes: bool) -> None:
     from vcm.pipeline import Pipeline
+    from vcm.pretrained import find_vcm_weights
     from vcm.recipe import check_environment, load_recipe, model_name, request_from_recipe
 
     recipe = load_recipe(path)
     request = request_from_recipe(recipe)
     precision = "bfloat16" if recipe["environment"].get("precision") == "bfloat16" else "float32"
     model = model or model_name(recipe)
+    find_vcm_weights(model, vcm_weights)  # what is missing is told before what a run would take
     _confirm_cost(model, device, request, yes)
     pipeline = Pipeline.from_pretrained(model, device=device, precision=precision, vcm_weights=vcm_weights)
     for note in check_environment(recipe, pipeline.environment):
@@ -188,12 +190,14 @@ def _generate_all(
 ) -> None:
     from vcm.cases import find_cases
     from vcm.pipeline import Pipeline
+    from vcm.pretrained import find_vcm_weights
     from vcm.request import GenerationRequest
 
     cases = find_cases(conditions)
     plain = GenerationRequest(**settings)  # a wrong number is told before a model is loaded
     single = len(cases) == 1 and cases[0].name is None
     request = _load_request(cases[0], settings) if single else None
+    find_vcm_weights(model, vcm_weights)  # what is missing is told before what a run would take
     _confirm_cost(model, device, plain, yes)
     pipeline = Pipeline.from_pretrained(model, device=device, precision=precision, vcm_weights=vcm_weights)
     if request is not None:

@@ -215,9 +215,9 @@ class AdapterConfig(_JsonConfig):
       are multiplied by sqrt(alpha_bar_t). At the noisiest steps z_t and epsilon are nearly the same, so that what the
       prior thinks the clean latent is cannot be heard in them, and the same change of epsilon changes the clean
       estimate 80 times as much as at the least noisy ones. None is the published form.
-    - `feature_skip`: the features also reach the heads directly, through one 1x1x1 convolution, as the skip connection of
-      a U-Net would: what a condition looks like is then learned in hundreds of steps, not thousands. The published form
-      is without.
+    - `feature_skip`: the features also reach the heads directly, through one 1x1x1 convolution, as by the skip
+      connection of a U-Net: what a condition looks like is then learned in hundreds of steps, not thousands. The
+      published form is without.
     - `aggregation`: "concat" joins the modalities' features and presence flags with one 1x1x1 projection, "mean"
       averages the features of those present (an ablation).
     """

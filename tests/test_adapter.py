@@ -160,37 +160,45 @@ def test_mean_of_two_modalities_is_the_mean_of_their_features(
 
 
 @torch.no_grad()
-def test_velocity_schedule_reads_the_priors_v_and_scales_both_heads_by_the_signal_level(
+def test_velocity_schedule_makes_gamma_and_beta_of_changes_to_the_priors_clean_latent(
     tiny_model: LoadedModel, tiny_conditions: dict[str, Tensor]
 ) -> None:
-    plain = VCM(replace(tiny_model.config.adapter, velocity_schedule=None))
-    plain.load_state_dict(tiny_model.adapter.state_dict())
-    latent, velocity, timesteps = some_step()
-    features = plain.encode_condition(tiny_conditions)
-    alphas = tiny_model.backbone.alphas_cumprod[timesteps].reshape(2, 1, 1, 1, 1)
-    epsilon = alphas.sqrt() * velocity + (1 - alphas).sqrt() * latent
-    scaled = tiny_model.adapter(latent, epsilon, features, timesteps)
-    for actual, unscaled in zip(scaled, plain(latent, velocity, features, timesteps), strict=True):
-        torch.testing.assert_close(actual, unscaled * alphas.sqrt(), rtol=1e-3, atol=1e-5)
-
-
-def test_feature_skip_hands_the_features_to_the_heads_and_leaves_a_new_vcm_the_identity(
-    tiny_config: ModelConfig, tiny_conditions: dict[str, Tensor]
-) -> None:
-    vcm = VCM(replace(tiny_config.adapter, feature_skip=True))
+    vcm = tiny_model.adapter
     latent, epsilon, timesteps = some_step()
     features = vcm.encode_condition(tiny_conditions)
+    alphas = tiny_model.backbone.alphas_cumprod[timesteps].reshape(2, 1, 1, 1, 1)
+    signal, noise_level = alphas.sqrt(), (1 - alphas).sqrt()
+    velocity = (epsilon - noise_level * latent) / signal
+    hidden = vcm.unet(torch.cat([latent, velocity, features], dim=1), timesteps=timesteps)
+    scale, shift, gain = vcm.heads(hidden)
+    clean = (latent - noise_level * epsilon) / signal
+    changed = velocity + scale * clean + gain * latent + shift
+    expected = signal * changed + noise_level * latent
+    actual = modulate(epsilon, *vcm(latent, epsilon, features, timesteps))
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_static_maps_reach_the_output_past_the_unet_and_leave_a_new_vcm_the_identity(
+    tiny_config: ModelConfig, tiny_conditions: dict[str, Tensor]
+) -> None:
+    unet = {**tiny_config.adapter.unet, "in_channels": 4 + 4 + 3}
+    config = replace(tiny_config.adapter, static_maps=True, fusion_blocks=1, feature_channels=3, unet=unet)
+    vcm = VCM(config)
+    latent, epsilon, timesteps = some_step()
+    features = vcm.encode_condition(tiny_conditions)
+    assert features.shape[1] == config.encoded_channels == 3 + 3 * 4
     with torch.no_grad():
         scale, shift = vcm(latent, epsilon, features, timesteps)
-        assert not scale.any()
-        assert not shift.any()
-    nn.init.zeros_(vcm.unet.out[-1].conv.weight)  # the U-Net is silent: what is left comes by the skip
-    randomize(vcm.heads, 5)
-    _, shift = vcm(latent, epsilon, features, timesteps)
-    assert vcm.feature_skip is not None
+    assert not scale.any()
+    assert not shift.any()
+    assert vcm.static_maps is not None
+    randomize(vcm.static_maps, 5)  # the heads are still silent: what comes, comes by the maps
+    _, shift = vcm(latent, epsilon, vcm.encode_condition(tiny_conditions), timesteps)
+    assert shift.abs().mean() > 0.01
     shift.square().sum().backward()
-    assert vcm.feature_skip.weight.grad is not None
-    assert vcm.feature_skip.weight.grad.any()
+    gradient = vcm.condition_encoders["tumor"].conv_in.weight.grad
+    assert gradient is not None
+    assert gradient.any()
 
 
 def test_single_modality_has_no_projection(tiny_config: ModelConfig, tiny_conditions: dict[str, Tensor]) -> None:

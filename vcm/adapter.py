@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from monai.networks.nets import DiffusionModelUNet
@@ -45,12 +46,25 @@ class VCM(nn.Module):
         self.projection: nn.Conv3d | None = None
         if config.aggregation == "concat" and len(self.condition_encoders) > 1:
             self.projection = nn.Conv3d(len(self.condition_encoders) * (width + 1), width, kernel_size=1)
+        self.fusion = nn.Sequential(
+            *(
+                ResidualBlock(width, width, config.condition_encoder.norm_num_groups, config.condition_encoder.norm_eps)
+                for _ in range(config.fusion_blocks)
+            )
+        )
         self.unet: DiffusionModelUNet = build_network(DiffusionModelUNet, config.unet)
-        self.feature_skip: nn.Conv3d | None = None
-        if config.feature_skip:
-            self.feature_skip = nn.Conv3d(width, config.unet["out_channels"], kernel_size=1)
+        self.narrow: nn.Conv3d | None = None
+        if config.feature_channels is not None:
+            self.narrow = nn.Conv3d(width, config.feature_channels, kernel_size=1)
+        self.static_maps: StaticMaps | None = None
+        if config.static_maps:
+            self.static_maps = StaticMaps(width, 3 * config.latent_channels)
         self.heads = Heads(
-            config.unet["out_channels"], config.head_channels, config.latent_channels, config.normalize_heads
+            config.unet["out_channels"],
+            config.head_channels,
+            config.latent_channels,
+            config.normalize_heads,
+            with_gain=config.velocity_schedule is not None,
         )
         if config.velocity_schedule is not None:
             # In no weight file, so it must be real even where the module is built on the meta device.
@@ -65,7 +79,9 @@ class VCM(nn.Module):
         return tuple(self.config.condition_channels)
 
     def encode_condition(self, conditions: Mapping[str, Tensor], keep: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Return the features (B, F, x, y, z) of the conditions given; any subset of the modalities will do.
+        """Return the features of the conditions given; any subset of the modalities will do.
+
+        They are (B, F, x, y, z), F being `AdapterConfig.encoded_channels`.
 
         Args:
             conditions: each modality's tensor, (B, C, X, Y, Z), at full voxel resolution.
@@ -87,8 +103,12 @@ class VCM(nn.Module):
             present[:, index] = True if kept is None else kept.to(device)
             features.append(_encode_kept(encoder, conditions[name], kept))  # (B, F, x, y, z)
         if len(features) == 1 and keep is None:
-            return features[0]  # type: ignore[return-value]  # the only modality is present, or _check had refused
-        return self._aggregate(features, present)
+            joined: Tensor = features[0]  # type: ignore[assignment]  # the only modality is present: see _check
+        else:
+            joined = self._aggregate(features, present)
+        joined = self.fusion(joined)
+        read = joined if self.narrow is None else self.narrow(joined)
+        return read if self.static_maps is None else torch.cat([read, self.static_maps(joined)], dim=1)
 
     def forward(self, latent: Tensor, epsilon: Tensor, features: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """Return eps_scale (gamma) and eps_shift (beta), each float32 (B, C, x, y, z).
@@ -99,19 +119,22 @@ class VCM(nn.Module):
             features: what `encode_condition` returned, (B, F, x, y, z).
             timesteps: (B,) integers.
         """
-        estimate = epsilon
-        if self.config.velocity_schedule is not None:
-            alphas = self.alphas_cumprod[timesteps].reshape(-1, 1, 1, 1, 1)
-            signal, noise_level = alphas.sqrt(), (1.0 - alphas).sqrt()
-            estimate = (epsilon - noise_level * latent) / signal  # v, of epsilon = signal v + noise_level z_t
-        hidden = torch.cat([latent, estimate, features], dim=1)  # (B, 2 C + F, x, y, z)
-        hidden = self.unet(hidden, timesteps=timesteps)  # (B, unet.out_channels, x, y, z)
-        if self.feature_skip is not None:
-            hidden = hidden + self.feature_skip(features)
-        eps_scale, eps_shift = (output.float() for output in self.heads(hidden))
+        read, maps = features.split([self.config.read_channels, features.shape[1] - self.config.read_channels], dim=1)
         if self.config.velocity_schedule is None:
-            return eps_scale, eps_shift
-        return eps_scale * signal, eps_shift * signal
+            hidden = torch.cat([latent, epsilon, read], dim=1)  # (B, 2 C + F, x, y, z)
+            scale, shift = self.heads(self.unet(hidden, timesteps=timesteps))
+            return scale.float(), shift.float()
+        alphas = self.alphas_cumprod[timesteps].reshape(-1, 1, 1, 1, 1)
+        signal, noise_level = alphas.sqrt(), (1.0 - alphas).sqrt()
+        velocity = (epsilon - noise_level * latent) / signal
+        hidden = self.unet(torch.cat([latent, velocity, read], dim=1), timesteps=timesteps)
+        changes = self.heads.joined(hidden).float()  # (B, 3 C, x, y, z)
+        if self.static_maps is not None:
+            changes += self.static_maps.fade(maps, signal, noise_level)
+        # v changes by scale z_0 + gain z_t + shift, where z_0 = (z_t - noise_level epsilon) / signal is what the prior
+        # thinks the clean latent is, and epsilon = signal v + noise_level z_t; collected, that is gamma and beta.
+        scale, shift, gain = changes.chunk(3, dim=1)
+        return -noise_level * scale, (scale + signal * gain) * latent + signal * shift
 
     @classmethod
     def from_pretrained(cls, where: str | Path, revision: str | None = None) -> VCM:
@@ -181,7 +204,11 @@ class ConditionEncoder(nn.Module):
     def __init__(self, in_channels: int, config: ConditionEncoderConfig) -> None:
         super().__init__()
         self.patch_size = config.patch_size
-        self.conv_in = nn.Conv3d(in_channels * config.patch_size**3, config.channels[0], kernel_size=3, padding=1)
+        # A folded cube already holds its voxels' neighbors, and 3 x 3 x 3 of them would be most of the encoder's cost.
+        size = 3 if config.patch_size < 4 else 1
+        self.conv_in = nn.Conv3d(
+            in_channels * config.patch_size**3, config.channels[0], kernel_size=size, padding=size // 2
+        )
         with torch.no_grad():
             self.conv_in.weight.mul_(CONDITION_GAIN)
         self.down_blocks = nn.ModuleList()
@@ -249,30 +276,66 @@ class ResidualBlock(nn.Module):
         return output
 
 
-class Heads(nn.Module):
-    """Convolution and LeakyReLU, then one convolution for the scale and one for the shift, both zero at the start."""
+class StaticMaps(nn.Module):
+    """Maps (B, out_channels, x, y, z) made of a run's features, zero at the start, and how they fade with the noise."""
 
-    def __init__(self, in_channels: int, hidden_channels: int, out_channels: int, normalize: bool) -> None:
+    def __init__(self, in_channels: int, out_channels: int, hidden_channels: int = 32) -> None:
+        super().__init__()
+        self.maps = nn.Conv3d(in_channels, out_channels, kernel_size=1)
+        nn.init.zeros_(self.maps.weight)
+        nn.init.zeros_(self.maps.bias)  # type: ignore[arg-type]
+        self.fading = nn.Sequential(nn.Linear(3, hidden_channels), nn.SiLU(), nn.Linear(hidden_channels, out_channels))
+        nn.init.ones_(self.fading[-1].bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the maps of features (B, F, x, y, z)."""
+        maps: Tensor = self.maps(features)
+        return maps
+
+    def fade(self, maps: Tensor, signal: Tensor, noise_level: Tensor) -> Tensor:
+        """Return the maps times their weights at sqrt(a_t) and sqrt(1 - a_t), each (B, 1, 1, 1, 1)."""
+        level = torch.cat([signal, noise_level, (signal / noise_level).log()], dim=1).flatten(1)  # (B, 3)
+        weights = self.fading(level.to(self.fading[0].weight.dtype)).float()
+        return maps * weights[:, :, None, None, None]
+
+
+class Heads(nn.Module):
+    """Convolution and LeakyReLU, then one convolution for the scale, one for the shift and, with `with_gain`, one more.
+
+    All are zero at the start.
+    """
+
+    def __init__(
+        self, in_channels: int, hidden_channels: int, out_channels: int, normalize: bool, with_gain: bool = False
+    ) -> None:
         super().__init__()
         self.normalize = normalize
         self.shared = nn.Conv3d(in_channels, hidden_channels, kernel_size=3, padding=1)
         self.scale = nn.Conv3d(hidden_channels, out_channels, kernel_size=3, padding=1)
         self.shift = nn.Conv3d(hidden_channels, out_channels, kernel_size=3, padding=1)
+        self.gain = nn.Conv3d(hidden_channels, out_channels, kernel_size=3, padding=1) if with_gain else None
         nn.init.kaiming_normal_(self.shared.weight)
-        for convolution in (self.scale, self.shift):
+        for convolution in self._outputs():
             nn.init.zeros_(convolution.weight)
             nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
 
-    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Return eps_scale and eps_shift, each (B, out_channels, x, y, z)."""
+    def forward(self, hidden: Tensor) -> tuple[Tensor, ...]:
+        """Return scale and shift, then the gain where there is one, each (B, out_channels, x, y, z)."""
+        if not self.normalize:
+            return self.joined(hidden).chunk(len(self._outputs()), dim=1)
         hidden = functional.leaky_relu(self.shared(hidden))
-        if self.normalize:
-            return functional.instance_norm(self.scale(hidden)), functional.instance_norm(self.shift(hidden))
-        # One convolution for both: at few channels it takes no longer than either.
-        weight = torch.cat([self.scale.weight, self.shift.weight])
-        bias = torch.cat([self.scale.bias, self.shift.bias])  # type: ignore[list-item]
-        scale, shift = functional.conv3d(hidden, weight, bias, padding=1).chunk(2, dim=1)
-        return scale, shift
+        return tuple(functional.instance_norm(convolution(hidden)) for convolution in self._outputs())
+
+    def joined(self, hidden: Tensor) -> Tensor:
+        """Return the same in one tensor, (B, 2 or 3 times out_channels, x, y, z), without the norm."""
+        hidden = functional.leaky_relu(self.shared(hidden))
+        # One convolution for all: at few channels it takes no longer than one of them.
+        weight = torch.cat([convolution.weight for convolution in self._outputs()])
+        bias = torch.cat([convolution.bias for convolution in self._outputs()])  # type: ignore[misc]
+        return functional.conv3d(hidden, weight, bias, padding=1)
+
+    def _outputs(self) -> list[nn.Conv3d]:
+        return [self.scale, self.shift] if self.gain is None else [self.scale, self.shift, self.gain]
 
 
 def modulate(epsilon: Tensor, eps_scale: Tensor, eps_shift: Tensor) -> Tensor:
@@ -281,11 +344,26 @@ def modulate(epsilon: Tensor, eps_scale: Tensor, eps_shift: Tensor) -> Tensor:
 
 
 def draw_modality_keep(
-    modalities: Sequence[str], batch_size: int, drop_probability: float, generator: torch.Generator | None = None
+    modalities: Sequence[str],
+    batch_size: int,
+    drop_probability: float,
+    generator: torch.Generator | None = None,
+    alone: Mapping[str, float] = MappingProxyType({}),
 ) -> dict[str, Tensor]:
-    """Draw a modality latent drop: which modalities each sample keeps, (B,) booleans each, at least one a sample."""
-    keep = torch.rand(batch_size, len(modalities), generator=generator) >= drop_probability
-    survivor = torch.randint(len(modalities), (batch_size,), generator=generator)
+    """Draw a modality latent drop: which modalities each sample keeps, (B,) booleans each, at least one a sample.
+
+    Args:
+        alone: the probability that a sample keeps this modality and no other; all other samples drop each with
+            `drop_probability`. Names of other modalities do not count.
+    """
+    count = len(modalities)
+    keep = torch.rand(batch_size, count, generator=generator) >= drop_probability
+    survivor = torch.randint(count, (batch_size,), generator=generator)
     emptied = ~keep.any(dim=1)
     keep[emptied, survivor[emptied]] = True
+    shares = torch.tensor([alone.get(name, 0.0) for name in modalities])
+    if bool(shares.any()):
+        chosen = torch.searchsorted(shares.cumsum(0), torch.rand(batch_size, generator=generator), right=True)
+        single = chosen < count
+        keep[single] = nn.functional.one_hot(chosen[single], count).bool()
     return {name: keep[:, index] for index, name in enumerate(modalities)}

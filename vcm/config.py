@@ -211,13 +211,17 @@ class AdapterConfig(_JsonConfig):
     - `head_channels`: width between the U-Net and the two heads.
     - `normalize_heads`: a parameter-free InstanceNorm ends both heads, as released weights need it; such a VCM can
       never be the identity, so it is off in our own.
-    - `velocity_schedule`: with a noise schedule here the U-Net reads the prior's estimate as v, and both heads' outputs
-      are multiplied by sqrt(alpha_bar_t). At the noisiest steps z_t and epsilon are nearly the same, so that what the
-      prior thinks the clean latent is cannot be heard in them, and the same change of epsilon changes the clean
-      estimate 80 times as much as at the least noisy ones. None is the published form.
-    - `feature_skip`: the features also reach the heads directly, through one 1x1x1 convolution, as by the skip
-      connection of a U-Net: what a condition looks like is then learned in hundreds of steps, not thousands. The
-      published form is without.
+    - `velocity_schedule`: with a noise schedule here the U-Net reads the prior's estimate as v, and the heads say how to
+      change what the prior thinks the clean latent is: they scale it, scale the noisy latent, and shift. Gamma and beta
+      follow exactly. At the noisiest steps z_t and epsilon are nearly the same, so that the prior's clean latent cannot
+      be heard in them, and the same change of epsilon changes it 80 times as much as at the least noisy ones. None is
+      the published form.
+    - `fusion_blocks`: residual blocks after the aggregation, so that what two conditions say together is worked out
+      once per run.
+    - `feature_channels`: of what the U-Net reads, where that is less than the condition encoders give; None for all.
+    - `static_maps`: the features also become maps of scale, gain and shift themselves, faded by a learned function of
+      the noise level and added to the heads'. They are made once per run, so their width costs a step nothing, and what
+      a condition looks like is learned in hundreds of steps. Only with a `velocity_schedule`.
     - `aggregation`: "concat" joins the modalities' features and presence flags with one 1x1x1 projection, "mean"
       averages the features of those present (an ablation).
     """
@@ -228,7 +232,9 @@ class AdapterConfig(_JsonConfig):
     head_channels: int = 128
     normalize_heads: bool = False
     velocity_schedule: ScheduleConfig | None = None
-    feature_skip: bool = False
+    fusion_blocks: int = 0
+    feature_channels: int | None = None
+    static_maps: bool = False
     aggregation: Literal["concat", "mean"] = "concat"
 
     def __post_init__(self) -> None:
@@ -236,7 +242,11 @@ class AdapterConfig(_JsonConfig):
         _require(self.unet, "unet", "channels", "in_channels", "out_channels", "num_head_channels")
         if not self.condition_channels or min(self.condition_channels.values()) < 1 or self.head_channels < 1:
             raise ConfigError("A VCM needs at least one modality, and positive channel counts.")
-        latent_channels, rest = divmod(self.unet["in_channels"] - self.condition_encoder.out_channels, 2)
+        if self.fusion_blocks < 0 or (self.feature_channels is not None and self.feature_channels < 1):
+            raise ConfigError("A VCM's fusion_blocks must not be negative, and its feature_channels positive.")
+        if self.static_maps and self.velocity_schedule is None:
+            raise ConfigError("A VCM's static_maps need a velocity_schedule.")
+        latent_channels, rest = divmod(self.unet["in_channels"] - self.read_channels, 2)
         if latent_channels < 1 or rest:
             raise ConfigError("A VCM's U-Net must take the latent, the epsilon and the features as its channels.")
         if self.unet.get("with_conditioning", False):
@@ -246,7 +256,17 @@ class AdapterConfig(_JsonConfig):
     @property
     def latent_channels(self) -> int:
         """Channels of the latent that is controlled."""
-        return int((self.unet["in_channels"] - self.condition_encoder.out_channels) // 2)
+        return int((self.unet["in_channels"] - self.read_channels) // 2)
+
+    @property
+    def read_channels(self) -> int:
+        """Channels of the features that the U-Net reads."""
+        return self.feature_channels or self.condition_encoder.out_channels
+
+    @property
+    def encoded_channels(self) -> int:
+        """Channels of the features of a run: those that the U-Net reads, then the static maps."""
+        return self.read_channels + 3 * self.latent_channels * self.static_maps
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from vcm import simulate
 logger = logging.getLogger(__name__)
 
 # Raise it when a change to simulate.py changes what a seed gives, so that no stale cohort is read.
-_COHORT_VERSION = 2
+_COHORT_VERSION = 3
 
 
 @dataclass(frozen=True)

@@ -446,7 +446,8 @@ def _grow_tumor(random: _Random, maps: Tensor, diameter_mm: float) -> tuple[Tens
     labels = torch.zeros(SHAPE, dtype=torch.uint8)
     labels[whole & inside] = EDEMA
     labels[(level < solid) & inside] = ENHANCING
-    labels[(level < solid * rim) & inside] = NECROTIC_CORE
+    if rim > 0:  # the level dips below 0 at the center of lumpy lesions
+        labels[(level < solid * rim) & inside] = NECROTIC_CORE
     return maps, _largest_part(labels)
 
 

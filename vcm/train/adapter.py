@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,36 +11,46 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vcm import simulate
+from vcm import affines, simulate
 from vcm.adapter import VCM, draw_modality_keep, modulate
 from vcm.backbone import Backbone
 from vcm.conditions import encode_one_hot
 from vcm.config import AdapterConfig
 from vcm.dataset import Cohort, simulated_cohort
+from vcm.image_conditions import encode_image, encode_partial, measure_range, scale_intensities
 from vcm.precision import autocast, use_channels_last
+from vcm.train.degrade import SLICE_FACTORS, draw_hole, thicken_slices
 from vcm.train.diffusion import stratified_timesteps
 from vcm.train.foreign import Placement
 from vcm.train.latents import cached_pair
 from vcm.train.loop import LoopConfig, run_loop
 
 ADAPTER_LOOP = LoopConfig(
-    steps=1700, learning_rate=2e-3, warmup_steps=50, save_every=100, validate_every=200, ema_decay=0.995
+    steps=6000, learning_rate=2e-3, warmup_steps=50, save_every=100, validate_every=250, ema_decay=0.997
 )
+
+CONTRASTS = ("t2", "flair")
+"""Conditions that are simulated contrasts of their own."""
+
+ALONE = {"tumor": 0.32, "anatomy": 0.1, "partial": 0.06, "lowres": 0.04, "t2": 0.04, "flair": 0.04}
+"""How often a sample keeps only this condition. The tumor alone is what people give most, and hardest to learn."""
 
 
 @dataclass(frozen=True)
 class AdapterRecipe:
     """What a VCM learns from, and how.
 
-    - `drop_probability`: of each modality in each sample (modality latent drop); one always stays.
+    - `alone`: how often a sample keeps only the condition named.
+    - `drop_probability`: of each modality in each other sample (modality latent drop); one always stays.
     - `tumor_weight`: of latent cells inside the tumor, beside 1 elsewhere; lesions fill few cells.
     - `regularization`: lambda of the paper, on the mean magnitude of scale and shift.
     """
 
-    subjects: int = 480
+    subjects: int = 600
     loop: LoopConfig = ADAPTER_LOOP
     batch_size: int = 4
-    drop_probability: float = 0.35
+    alone: Mapping[str, float] = field(default_factory=lambda: dict(ALONE))
+    drop_probability: float = 0.5
     tumor_weight: float = 25.0
     regularization: float = 1e-3
 
@@ -73,12 +83,15 @@ def train_adapter(
     use_channels_last(backbone)
 
     def find_cohort(seeds: range) -> Cohort:
-        cohort = simulated_cohort(cache or out, seeds)
+        contrasts = ("t1", *(name for name in CONTRASTS if name in config.condition_channels))
+        cohort = simulated_cohort(cache or out, seeds, contrasts)
         return cohort if placement is None else placement.apply(cohort, cache or out)
 
-    pairs = _Pairs(folder / "latents-training", find_cohort(range(recipe.subjects)), backbone, device)
+    affine = simulate.AFFINE if placement is None else placement.target.affine
+    spacing_mm: tuple[float, float, float] = tuple(affines.spacing_mm(affine).tolist())
+    pairs = _Pairs(folder / "latents-training", find_cohort(range(recipe.subjects)), backbone, device, spacing_mm)
     first = simulate.VALIDATION_SEEDS.start
-    held_out = _Pairs(folder / "latents-held-out", find_cohort(range(first, first + 8)), backbone, device)
+    held_out = _Pairs(folder / "latents-held-out", find_cohort(range(first, first + 16)), backbone, device, spacing_mm)
     torch.manual_seed(recipe.loop.seed)
     adapter = VCM(config)
     if initial is not None:
@@ -110,14 +123,14 @@ def _loss(
     device: str,
 ) -> tuple[Tensor, dict[str, float]]:
     """The objective on some pairs, and the squared errors inside and outside the tumor beside the prior's own."""
-    latent, context, tumor_share, conditions = pairs.batch(chosen, random)
-    conditions = {name: conditions[name] for name in adapter.modalities}
+    keep = draw_modality_keep(adapter.modalities, len(chosen), recipe.drop_probability, random, recipe.alone)
+    latent, context, tumor_share = pairs.targets(chosen)
+    conditions = pairs.conditions(chosen, keep, random)
     noise = torch.randn(latent.shape, generator=random).to(device)
     timesteps = stratified_timesteps(len(latent), len(backbone.alphas_cumprod), random).to(device)
     noisy = backbone.add_noise(latent, noise, timesteps)
     with torch.no_grad():
         epsilon = backbone.predict_epsilon(noisy, timesteps, context)
-    keep = draw_modality_keep(tuple(conditions), len(latent), recipe.drop_probability, random)
     features = adapter.encode_condition(conditions, keep=keep)
     eps_scale, eps_shift = adapter(noisy, epsilon, features, timesteps)
     controlled = modulate(epsilon, eps_scale, eps_shift)
@@ -148,9 +161,12 @@ def _mean(values: Tensor, weights: Tensor) -> float:
 class _Pairs:
     """Normalised latents of a cohort and its mirror image, with the conditions that belong to them."""
 
-    def __init__(self, prefix: Path, cohort: Cohort, backbone: Backbone, device: str) -> None:
+    def __init__(
+        self, prefix: Path, cohort: Cohort, backbone: Backbone, device: str, spacing_mm: tuple[float, float, float]
+    ) -> None:
         self.cohort = cohort
         self.device = device
+        self.spacing_mm = spacing_mm
         means = cached_pair(prefix, backbone.autoencoder, cohort.images["t1"], device)
         self.latents = backbone.normalize(means.to(device))
         self.contexts = torch.from_numpy(cohort.context.copy())[:, None].to(device)  # (N, 1, 4)
@@ -161,28 +177,54 @@ class _Pairs:
     def __len__(self) -> int:
         return len(self.latents)
 
-    def batch(self, chosen: list[int], random: torch.Generator) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        """Return latents, contexts, the tumor's share of each latent cell (B, 1, x, y, z), and the conditions."""
-        conditions: dict[str, list[Tensor]] = {"tumor": [], "anatomy": []}
-        for index in chosen:
-            subject, mirrored = index % len(self.cohort), index >= len(self.cohort)
-            tumor = np.asarray(self.cohort.tumor[subject])
+    def targets(self, chosen: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return latents, contexts, and the tumor's share of each latent cell (B, 1, x, y, z)."""
+        latent = self.latents[chosen]
+        tumors = torch.stack([torch.from_numpy(self._oriented(self.cohort.tumor, index) > 0) for index in chosen])
+        share = functional.adaptive_avg_pool3d(tumors[:, None].float(), tuple(latent.shape[2:]))
+        context = self.contexts[[index % len(self.cohort) for index in chosen]]
+        return latent, context, share.to(self.device)
+
+    def conditions(self, chosen: list[int], keep: Mapping[str, Tensor], random: torch.Generator) -> dict[str, Tensor]:
+        """Return the conditions, (B, C, X, Y, Z) each, of the samples that keep them; others' are zero."""
+        stacked = {}
+        for name, kept in keep.items():
+            tensors = [
+                self._condition(name, index, random) if bool(wanted) else None
+                for index, wanted in zip(chosen, kept, strict=True)
+            ]
+            like = next((tensor for tensor in tensors if tensor is not None), None)
+            if like is None:  # nobody's: a single voxel's worth of work would be too much
+                continue
+            batch = torch.stack([torch.zeros_like(like) if tensor is None else tensor for tensor in tensors])
+            stacked[name] = batch.to(self.device).contiguous(memory_format=torch.channels_last_3d)
+        return stacked
+
+    def _condition(self, name: str, index: int, random: torch.Generator) -> Tensor:
+        """Return one condition of one subject, (C, X, Y, Z), as a user's volume would become."""
+        tumor = self._oriented(self.cohort.tumor, index)
+        if name == "tumor":
+            return encode_one_hot(tumor, 3)
+        if name == "anatomy":
             # A person draws on healthy anatomy, but a tumor has pushed tissue away: show both.
             before = bool(torch.rand(1, generator=random) < 0.5)
-            anatomy = np.asarray((self.cohort.anatomy_before if before else self.cohort.anatomy)[subject])
-            anatomy = np.where(tumor > 0, 0, anatomy)
-            for name, labels, count in (("tumor", tumor, 3), ("anatomy", anatomy, 4)):
-                oriented = labels[::-1].copy() if mirrored else labels
-                conditions[name].append(encode_one_hot(oriented, count))
-        stacked = {
-            name: torch.stack(tensors).to(self.device).contiguous(memory_format=torch.channels_last_3d)
-            for name, tensors in conditions.items()
-        }
-        latent = self.latents[chosen]
-        width, height, depth = latent.shape[2:]
-        share = functional.adaptive_avg_pool3d(stacked["tumor"].sum(1, keepdim=True), (width, height, depth))
-        context = self.contexts[[index % len(self.cohort) for index in chosen]]
-        return latent, context, share, stacked
+            anatomy = self._oriented(self.cohort.anatomy_before if before else self.cohort.anatomy, index)
+            return encode_one_hot(np.where(tumor > 0, np.uint8(0), anatomy), 4)
+        image = self._oriented(self.cohort.images[name if name in CONTRASTS else "t1"], index).astype(np.float32)
+        if name == "lowres":
+            factor = SLICE_FACTORS[int(torch.randint(len(SLICE_FACTORS), (1,), generator=random))]
+            offset = int(torch.randint(factor, (1,), generator=random))
+            image = thicken_slices(torch.from_numpy(image), factor, offset).numpy()
+        scaled = scale_intensities(image, measure_range(image))
+        if name == "partial":
+            hole = draw_hole(tumor, self._oriented(self.cohort.anatomy, index), self.spacing_mm, random)
+            return encode_partial(scaled, hole)
+        return encode_image(scaled)
+
+    def _oriented(self, volumes: np.ndarray, index: int) -> np.ndarray:
+        """Return one subject's volume (X, Y, Z), left and right swapped in the second half of the indices."""
+        volume = np.asarray(volumes[index % len(self.cohort)])
+        return volume[::-1].copy() if index >= len(self.cohort) else volume
 
 
 def measure_overhead(backbone: Backbone, adapter: VCM, repeats: int = 9) -> float:
@@ -191,8 +233,7 @@ def measure_overhead(backbone: Backbone, adapter: VCM, repeats: int = 9) -> floa
 
     shape = (1, *backbone.latent_shape)
     latent, timesteps, context = torch.randn(shape), torch.tensor([500]), torch.rand(1, 1, 4)
-    width = adapter.config.condition_encoder.out_channels
-    features = torch.randn(1, width, *shape[2:])
+    features = torch.randn(1, adapter.config.encoded_channels, *shape[2:])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     times: dict[str, list[float]] = {"backbone": [], "adapter": []}

@@ -20,8 +20,9 @@ from vcm.config import (
 LATENT_CHANNELS = 8
 LATENT_GRID = (20, 28, 20)
 POSITION_CHANNELS = 16
-FEATURE_CHANNELS = 32
-MODALITIES = {"tumor": 3, "anatomy": 4}
+FEATURE_CHANNELS = 16
+ENCODER_CHANNELS = 64
+MODALITIES = {"tumor": 3, "anatomy": 4, "partial": 2, "lowres": 1, "t2": 1, "flair": 1}
 """Conditions of the embedded VCM and their channels, in registry order."""
 
 AUTOENCODER: dict[str, Any] = {
@@ -65,9 +66,9 @@ VCM_UNET: dict[str, Any] = {
 }
 
 CONDITION_ENCODER = ConditionEncoderConfig(
-    channels=(48, FEATURE_CHANNELS),
-    num_res_blocks=(1, 1),
-    downsample=(False, False),
+    channels=(ENCODER_CHANNELS,),
+    num_res_blocks=(1,),
+    downsample=(False,),
     norm_num_groups=8,
     patch_size=4,
 )
@@ -91,7 +92,9 @@ def build_mini_config() -> ModelConfig:
             unet=VCM_UNET,
             head_channels=16,
             velocity_schedule=SCHEDULE,
-            feature_skip=True,
+            fusion_blocks=2,
+            feature_channels=FEATURE_CHANNELS,
+            static_maps=True,
         ),
         covariates=CovariateConfig(
             age_years=simulate.AGE_RANGE_YEARS,

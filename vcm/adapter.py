@@ -285,7 +285,7 @@ class StaticMaps(nn.Module):
         nn.init.zeros_(self.maps.weight)
         nn.init.zeros_(self.maps.bias)  # type: ignore[arg-type]
         self.fading = nn.Sequential(nn.Linear(3, hidden_channels), nn.SiLU(), nn.Linear(hidden_channels, out_channels))
-        nn.init.ones_(self.fading[-1].bias)
+        nn.init.ones_(self.fading[-1].bias)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the maps of features (B, F, x, y, z)."""
@@ -295,7 +295,7 @@ class StaticMaps(nn.Module):
     def fade(self, maps: Tensor, signal: Tensor, noise_level: Tensor) -> Tensor:
         """Return the maps times their weights at sqrt(a_t) and sqrt(1 - a_t), each (B, 1, 1, 1, 1)."""
         level = torch.cat([signal, noise_level, (signal / noise_level).log()], dim=1).flatten(1)  # (B, 3)
-        weights = self.fading(level.to(self.fading[0].weight.dtype)).float()
+        weights = self.fading(level.to(maps.dtype)).float()
         return maps * weights[:, :, None, None, None]
 
 

@@ -317,6 +317,10 @@ def train(
     from_weights: Annotated[
         bool, typer.Option("--from-weights", help="Begin a new run from the weights that the folder holds.")
     ] = False,
+    decoder_only: Annotated[
+        bool,
+        typer.Option("--decoder-only", help="Of the autoencoder, with --from-weights: latents stay valid."),
+    ] = False,
     condition: Annotated[
         list[str] | None,
         typer.Option(
@@ -339,6 +343,7 @@ def train(
         steps=steps,
         resume=resume,
         from_weights=from_weights,
+        decoder_only=decoder_only,
         device=str(choose_device(device)),
         conditions=condition,
     )

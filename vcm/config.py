@@ -211,11 +211,11 @@ class AdapterConfig(_JsonConfig):
     - `head_channels`: width between the U-Net and the two heads.
     - `normalize_heads`: a parameter-free InstanceNorm ends both heads, as released weights need it; such a VCM can
       never be the identity, so it is off in our own.
-    - `velocity_schedule`: with a noise schedule here the U-Net reads the prior's estimate as v, and the heads say how to
-      change what the prior thinks the clean latent is: they scale it, scale the noisy latent, and shift. Gamma and beta
-      follow exactly. At the noisiest steps z_t and epsilon are nearly the same, so that the prior's clean latent cannot
-      be heard in them, and the same change of epsilon changes it 80 times as much as at the least noisy ones. None is
-      the published form.
+    - `velocity_schedule`: with a noise schedule here the U-Net reads the prior's estimate as v, and the heads say how
+      to change what the prior thinks the clean latent is: they scale it, scale the noisy latent, and shift. Gamma and
+      beta follow exactly. At the noisiest steps z_t and epsilon are nearly the same, so that the prior's clean latent
+      cannot be heard in them, and the same change of epsilon changes it 80 times as much as at the least noisy ones.
+      None is the published form.
     - `fusion_blocks`: residual blocks after the aggregation, so that what two conditions say together is worked out
       once per run.
     - `feature_channels`: of what the U-Net reads, where that is less than the condition encoders give; None for all.

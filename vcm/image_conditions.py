@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.0, 99.5
-"""Of the non-zero voxels: what becomes 0 and 1. The least value, because a background that was cut away is 0 already."""
+"""Of the non-zero voxels: what becomes 0 and 1. The least, because a background that was cut away is 0 already."""
 
 HOLE_MARGIN_MM = 6.0
 """How far around a tumor a scan is made up, where no region is given: the tissue beside a tumor is changed by it."""

@@ -296,7 +296,8 @@ def _seeds(first: int, count: int) -> str:
 def _tell_training(training: Training) -> str:
     commands = "\n".join(
         f"vcm train {stage} --samples {run['subjects']} --steps {run['steps']}"
-        f"{' --from-weights' if run['from_weights'] else ''} --out model"
+        f"{' --from-weights' if run['from_weights'] else ''}"
+        f"{' --decoder-only' if run.get('decoder_only') else ''} --out model"
         for stage, runs in training.items()
         for run in runs
     )

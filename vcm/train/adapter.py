@@ -181,7 +181,8 @@ class _Pairs:
         """Return latents, contexts, and the tumor's share of each latent cell (B, 1, x, y, z)."""
         latent = self.latents[chosen]
         tumors = torch.stack([torch.from_numpy(self._oriented(self.cohort.tumor, index) > 0) for index in chosen])
-        share = functional.adaptive_avg_pool3d(tumors[:, None].float(), tuple(latent.shape[2:]))
+        width, height, depth = latent.shape[2:]
+        share = functional.adaptive_avg_pool3d(tumors[:, None].float(), (width, height, depth))
         context = self.contexts[[index % len(self.cohort) for index in chosen]]
         return latent, context, share.to(self.device)
 

@@ -44,6 +44,7 @@ def train_autoencoder(
     device: str = "cpu",
     cache: str | Path | None = None,
     initial: Mapping[str, Tensor] | None = None,
+    decoder_only: bool = False,
 ) -> Autoencoder:
     """Train on simulated contrast-enhanced T1 volumes; returns the averaged network.
 
@@ -51,6 +52,7 @@ def train_autoencoder(
         out: folder for state, log and pictures.
         cache: folder for the simulated cohort, `out` by default.
         initial: weights to start from, instead of random ones.
+        decoder_only: leave the encoder as it is, so that latents, and all that learned from them, stay valid.
     """
     recipe = recipe or AutoencoderRecipe()
     cohort = simulated_cohort(cache or out, range(recipe.subjects))
@@ -63,6 +65,10 @@ def train_autoencoder(
     nn.init.constant_(network.get_parameter("quant_conv_log_sigma.conv.bias"), recipe.starting_log_variance)
     if initial is not None:
         network.load_state_dict(initial)
+    if decoder_only:
+        network.requires_grad_(False)
+        for part in (network.decoder, network.post_quant_conv):
+            part.requires_grad_(True)
 
     def loss_function(network: Autoencoder, step: int, random: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         whole = step >= recipe.loop.steps * (1 - recipe.whole_share)

@@ -64,6 +64,7 @@ def train(
     steps: int | None = None,
     resume: bool = False,
     from_weights: bool = False,
+    decoder_only: bool = False,
     device: str = "cpu",
     conditions: Sequence[str] | None = None,
 ) -> Path:
@@ -80,6 +81,7 @@ def train(
         resume: go on where an earlier run of the stage stopped.
         from_weights: begin a new run from the stage's weights in `out`, instead of random ones; with `resume`, only
             where there is no run to go on with.
+        decoder_only: of the autoencoder, with `from_weights`: latents, and all that learned from them, stay valid.
         conditions: what a VCM is to follow, "tumor" or "anatomy" or both; by default what the model's own follows, or
             both where that is a published one.
 
@@ -88,7 +90,7 @@ def train(
         FileExistsError: the stage was begun in `out` before, and `resume` was not asked for.
     """
     stages: dict[str, Callable[..., Any]] = {
-        "autoencoder": _autoencoder,
+        "autoencoder": partial(_autoencoder, decoder_only),
         "diffusion": _diffusion,
         "vcm": partial(_adapter, conditions),
         "segmenter": _segmenter,
@@ -100,6 +102,8 @@ def train(
             raise ValueError(f"{name} is {value}; it must be at least 1.")
     if conditions and stage != "vcm":
         raise ValueError("Only a VCM is trained to follow conditions.")
+    if decoder_only and not (stage == "autoencoder" and from_weights):
+        raise ValueError("Only an autoencoder that starts from weights can be trained in its decoder alone.")
     keep_freed_memory()
     folder = Path(out)
     runs = folder / "runs"
@@ -116,16 +120,17 @@ def train(
         device=device,
         initial=initial,
     )
-    record_run(folder, stage, runs / stage, steps=recipe.loop.steps, subjects=recipe.subjects)
+    only = {"decoder_only": True} if decoder_only else {}
+    record_run(folder, stage, runs / stage, steps=recipe.loop.steps, subjects=recipe.subjects, **only)
     write_sums(folder)
     return folder
 
 
 def _autoencoder(
-    folder: Path, model: str | Path, samples: int | None, steps: int | None, **run: Any
+    decoder_only: bool, folder: Path, model: str | Path, samples: int | None, steps: int | None, **run: Any
 ) -> AutoencoderRecipe:
     recipe = _adjust(AutoencoderRecipe(), samples, steps)
-    autoencoder = train_autoencoder(recipe=recipe, **run)
+    autoencoder = train_autoencoder(recipe=recipe, decoder_only=decoder_only, **run)
     write_bytes(folder / CONFIG_FILE, build_mini_config().to_json().encode())
     save_weights(folder / AUTOENCODER_FILE, autoencoder.state_dict())
     return recipe

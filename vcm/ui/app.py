@@ -37,6 +37,8 @@ _CLEAN_EVERY_SECONDS = 600
 _MOST_SESSIONS = 200
 _LARGEST_UPLOAD = "128mb"
 
+_MISSING_WORDS = {"common.complete": "Complete"}  # Gradio announces the end of a run by a word that it does not have
+
 # A cancelled run counts as failed, too: what stands in the status by then is kept, unless it still speaks of running.
 _SAY_THAT_IT_FAILED = f"(status) => status.includes({words.RUNNING!r}) ? {json.dumps(words.not_started())} : status"
 
@@ -98,6 +100,7 @@ def launch_options(*, mcp: bool = False) -> dict[str, Any]:
     return {
         "theme": build_theme(),
         "css_paths": [STYLE_SHEET],
+        "i18n": gr.I18n(en=_MISSING_WORDS),
         "ssr_mode": False,
         "run_history": False,
         "enable_monitoring": False,

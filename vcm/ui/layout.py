@@ -97,6 +97,7 @@ def build_layout(
                 link_group=_LINK,
                 layered_brush=palette.layered_brush,
                 hint=palette.hint,
+                kept_as=palette.modality,
                 label="Drawing",
                 elem_id="editor",
             )

@@ -48,6 +48,8 @@ class SliceCanvas {
       onSent: (file) => this.tellPython(file),
       onState: (state) => this.showSending(state),
     });
+    const read = () => ({ grid: this.grid, voxels: this.drawing.voxels });
+    this.keeper = this.editable && props.kept_as ? new DrawingKeeper(props.kept_as, read) : null;
     this.root.classList.toggle("sc-editor", this.editable);
     this.root.dataset.tool = this.tool;
     if (props.label) this.root.setAttribute("aria-label", props.label);
@@ -143,12 +145,33 @@ class SliceCanvas {
   }
 
   startDrawing(mask, revision) {
+    const isOpening = this.revision === null;
     this.sender.forget();
     this.sentMask = null;
     this.controls.showSaved("");
     this.revision = revision;
     this.drawing = new Drawing(this.grid, mask?.voxels);
     this.isPlaced = this.isPlaced && this.drawing.isEmpty;
+    this.controls.showRestored(false);
+    if (isOpening) this.restoreKept();
+    else this.keeper?.schedule();
+  }
+
+  // Bring back what this browser has kept, as one step that Undo takes back.
+  async restoreKept() {
+    const { drawing } = this;
+    const kept = await this.keeper?.load(this.grid);
+    const known = new Set([0, ...this.labels.map(({ id }) => id)]);
+    if (!kept || drawing !== this.drawing || drawing.done.length || !kept.every((label) => known.has(label))) return;
+    if (!drawing.replace(kept)) return; // the page opened on the very same
+    this.afterEdit(true);
+    this.placeCrosshair();
+    this.controls.showRestored(true);
+  }
+
+  discardRestored() {
+    this.undo();
+    this.keeper.forget();
   }
 
   // Start where there is something to see: where a linked canvas looks, or inside the lesion, or in the middle.
@@ -482,7 +505,11 @@ class SliceCanvas {
   }
 
   afterEdit(isChanged) {
-    if (isChanged) this.sender.schedule();
+    if (isChanged) {
+      this.sender.schedule();
+      this.keeper?.schedule();
+      this.controls.showRestored(false);
+    }
     this.requestRender();
   }
 

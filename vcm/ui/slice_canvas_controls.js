@@ -43,6 +43,8 @@ class Controls {
       convention: () => host.switchConvention(),
       overlay: () => host.set({ showOverlay: !host.showOverlay }),
       retry: () => host.sync(),
+      keep: () => this.showRestored(false),
+      discard: () => host.discardRestored(),
       help: () => this.toggleHelp(),
     };
     this.bind();
@@ -193,6 +195,10 @@ class Controls {
     message.hidden = !text;
     write(message.querySelector("span"), text || "");
     message.querySelector("button").hidden = !canRetry;
+  }
+
+  showRestored(isRestored) {
+    this.parts.restored.hidden = !isRestored;
   }
 
   showEmpty(text) {

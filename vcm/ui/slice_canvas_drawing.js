@@ -124,6 +124,14 @@ class Drawing {
     return this.endStroke();
   }
 
+  // Another label map of the same grid, as one step of the history; returns whether it differs.
+  replace(voxels) {
+    this.beginStroke();
+    for (let i = 0; i < voxels.length; i++) this.set(i, voxels[i]);
+    this.version++;
+    return this.endStroke();
+  }
+
   clear() {
     this.beginStroke();
     for (let i = 0; i < this.voxels.length; i++) if (this.voxels[i]) this.set(i, 0);

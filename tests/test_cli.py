@@ -286,6 +286,17 @@ def test_missing_weights_are_told_before_what_a_run_would_take(run, mask, tmp_pa
     assert err.startswith("vcm: brainldm needs the VCM that its authors share by hand")
 
 
+def test_a_condition_that_the_model_does_not_take_is_refused_before_any_question(run, mask, tmp_path, monkeypatch):
+    (tmp_path / "released.pt").write_bytes(b"not opened")
+    monkeypatch.setenv("VCM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    weights = ("--vcm-weights", tmp_path / "released.pt", "--device", "cpu")
+    arguments = ("generate", "--condition", f"tumor={mask}", "--model", "brainldm", *weights)
+    code, _, err = run(*arguments, "--out", tmp_path / "a")
+    assert code == 2
+    assert err == "vcm: The condition 'tumor' is not available in this model: it takes semantic.\n"
+
+
 def test_a_recipe_that_takes_long_is_asked_about_too(run, mask, tiny_folder, tiny_config, tmp_path, monkeypatch):
     run("generate", "--condition", f"tumor={mask}", "--model", tiny_folder, "--steps", 2, "--out", tmp_path / "a")
     monkeypatch.setattr("vcm.cost.brainldm_config", lambda: tiny_config)

@@ -139,7 +139,7 @@ def test_a_scene_is_light_json_with_a_switch_for_each_part():
     traces = {trace["name"]: trace for trace in scene["data"]}
     assert set(traces) == {"Drawn edema", "Generated tumor", "Brain"}
     assert all(trace["type"] == "mesh3d" and trace["showlegend"] for trace in traces.values())
-    assert traces["Generated tumor"]["visible"] == "legendonly"
+    assert all(trace["visible"] is True for trace in traces.values())  # what the model made is what one came to see
     assert scene["layout"]["scene"]["aspectmode"] == "data"
 
 

@@ -197,7 +197,8 @@ def _generate_all(
     plain = GenerationRequest(**settings)  # a wrong number is told before a model is loaded
     single = len(cases) == 1 and cases[0].name is None
     request = _load_request(cases[0], settings) if single else None
-    find_vcm_weights(model, vcm_weights)  # what is missing is told before what a run would take
+    weights = find_vcm_weights(model, vcm_weights)  # what is missing is told before what a run would take
+    _check_conditions({name for case in cases for name in case.files}, model, weights)
     _confirm_cost(model, device, plain, yes)
     pipeline = Pipeline.from_pretrained(model, device=device, precision=precision, vcm_weights=vcm_weights)
     if request is not None:
@@ -214,6 +215,17 @@ def _generate_all(
             typer.echo(f"{case.name}: {error}", err=True)
     if failed:
         raise ValueError(f"{failed} of {len(cases)} volumes could not be generated.")
+
+
+def _check_conditions(names: set[str], model: str, vcm_weights: str | Path | None) -> None:
+    """Refuse what the model will not take before it is fetched, loaded or paid for."""
+    from vcm.conditions import check_modalities
+    from vcm.cost import peek_config
+    from vcm.share import peek_conditions
+
+    taken = peek_conditions(peek_config(model), vcm_weights)
+    if taken is not None:
+        check_modalities(sorted(names), taken)
 
 
 def _confirm_cost(model: str, device: str, request: GenerationRequest, yes: bool) -> None:

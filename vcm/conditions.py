@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
@@ -170,6 +170,21 @@ def prepare_condition(
     placed = given.to_grid(grid.shape, grid.affine, labels=True)
     notes = placed.notes + _say_what_is_lost(modality, given, placed, brain)
     return PreparedCondition(name, replace(placed, notes=notes), encode_one_hot(placed.array, count), notes)
+
+
+def check_modalities(wanted: Iterable[str], taken: Sequence[str]) -> None:
+    """Refuse conditions that a model does not take.
+
+    Args:
+        wanted: names of conditions.
+        taken: the modalities of the model.
+
+    Raises:
+        ValueError: the first that it does not take, with those that it does.
+    """
+    for name in wanted:
+        if name not in taken:
+            raise ValueError(f"The condition {name!r} is not available in this model: it takes {', '.join(taken)}.")
 
 
 def clear_anatomy_in_tumor(conditions: Mapping[str, PreparedCondition]) -> dict[str, PreparedCondition]:

@@ -28,7 +28,7 @@ from vcm.checkpoint import (
     load_reference,
     verify_files,
 )
-from vcm.conditions import PreparedCondition, clear_anatomy_in_tumor, prepare_condition
+from vcm.conditions import PreparedCondition, check_modalities, clear_anatomy_in_tumor, prepare_condition
 from vcm.config import CovariateConfig, Grid, ModelConfig
 from vcm.job import Job, Outcome, Sample
 from vcm.memory import keep_freed_memory
@@ -229,11 +229,7 @@ class Pipeline:
             VolumeError: a volume does not lie on the model's grid, or holds values that are no labels of it.
             ValueError: the model does not take a condition.
         """
-        for name in request.conditions:
-            if name not in self.modalities:
-                raise ValueError(
-                    f"The condition {name!r} is not available in this model: it takes {', '.join(self.modalities)}."
-                )
+        check_modalities(request.conditions, self.modalities)
         channels = self.config.adapter.condition_channels
         prepared = {
             name: prepare_condition(name, request.conditions[name], self.grid, channels[name], self.brain)

@@ -119,6 +119,31 @@ def load_vcm(where: str | Path, revision: str | None = None) -> VCM:
     return _read(config, weights)
 
 
+def peek_conditions(config: ModelConfig, where: str | Path | None) -> tuple[str, ...] | None:
+    """Return the conditions that a model will take, without loading weights; None where only a fetch could tell.
+
+    Args:
+        config: of the model.
+        where: of a VCM in place of the model's own, as `attach_vcm` takes it; None for its own.
+
+    Raises:
+        CheckpointError: the folder's configuration cannot be read.
+    """
+    if where is None:
+        return tuple(config.adapter.condition_channels)
+    folder = Path(where)
+    if folder.is_file():
+        return (RELEASED_MODALITY,)
+    if not folder.is_dir():
+        return None
+    try:
+        if (folder / VCM_FILE).is_file():
+            return tuple(load_config(folder).adapter.condition_channels)
+        return tuple(AdapterConfig.from_dict(read_json(folder / CONFIG_FILE)).condition_channels)
+    except ConfigError as error:
+        raise CheckpointError(f"{CONFIG_FILE} cannot be used: {error}") from error
+
+
 def attach_vcm(config: ModelConfig, where: str | Path) -> tuple[ModelConfig, VCM, str]:
     """Read the VCM that is to control a backbone.
 

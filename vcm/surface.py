@@ -48,7 +48,6 @@ class Part:
     mask: NDArray[np.bool_]
     color: str
     opacity: float
-    is_shown: bool = True
 
 
 def extract_surface(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> Surface | None:
@@ -139,8 +138,8 @@ def label_parts(labels: NDArray[np.uint8], names: Sequence[str], colors: Sequenc
 
 
 def found_part(labels: NDArray[np.uint8]) -> Part:
-    """Return the tumor that a segmenter found in the generated volume, as one part that starts hidden."""
-    return Part("Generated tumor", labels > 0, _FOUND_COLOR, _FOUND_OPACITY, is_shown=False)
+    """Return the tumor that a segmenter found in the generated volume, as one part."""
+    return Part("Generated tumor", labels > 0, _FOUND_COLOR, _FOUND_OPACITY)
 
 
 def render_scene(
@@ -213,7 +212,7 @@ def _mesh(part: Part, surface: Surface) -> go.Mesh3d:
         name=part.name,
         color=part.color,
         opacity=part.opacity,
-        visible=True if part.is_shown else "legendonly",
+        visible=True,
         flatshading=False,
         hoverinfo="skip",
         showlegend=True,

@@ -3,45 +3,40 @@
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import spaces
 import torch
+from at_the_page import (
+    DESK,
+    PHONE,
+    RUN_MS,
+    STEPS,
+    Serve,
+    Studio,
+    brightness,
+    download,
+    downloads,
+    draw_blob,
+    generate,
+    launch,
+    open_page,
+    overflow,
+    set_seed,
+    set_steps,
+    status,
+)
 from forked_gpu import ForkedGPU
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import expect
 from scipy import ndimage
 
 from vcm.pipeline import Pipeline
 from vcm.recipe import request_from_recipe
-from vcm.ui.app import build_app, launch_options
 from vcm.volume import Volume
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-
-PageAt = Callable[..., Page]
-Serve = Callable[..., str]
-
-DESK, PHONE = (1280, 900), (390, 844)
-RUN_MS = 120_000
-STEPS = 6
-
-
-@dataclass(frozen=True)
-class Studio:
-    """The app under test and the model behind it."""
-
-    url: str
-    pipeline: Pipeline
-
-
-def launch(pipeline: Pipeline, serve: Serve) -> Studio:
-    given_by_serve = {"ssr_mode", "run_history"}
-    options = {name: value for name, value in launch_options().items() if name not in given_by_serve}
-    return Studio(serve(build_app(pipeline), **options), pipeline)
 
 
 @pytest.fixture(scope="module")
@@ -55,78 +50,6 @@ def forked_studio(serve: Serve) -> Iterator[Studio]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spaces, "GPU", ForkedGPU())
         yield launch(Pipeline.from_pretrained("mini", device="cpu"), serve)
-
-
-def open_page(page_at: PageAt, studio: Studio, size: tuple[int, int] = DESK, **options) -> Page:
-    page = page_at(*size, studio.url, accept_downloads=True, **options)
-    for name in ("editor", "viewer"):
-        expect(page.locator(f"#{name} .sc")).to_have_attribute("aria-busy", "false", timeout=60_000)
-    return page
-
-
-def status(page: Page) -> Locator:
-    return page.locator("#status")
-
-
-def set_steps(page: Page, steps: int) -> None:
-    page.locator("#steps input[type=number]").fill(str(steps))
-    page.keyboard.press("Tab")
-
-
-def set_seed(page: Page, seed: int) -> None:
-    page.locator("#seed input").fill(str(seed))
-    page.keyboard.press("Tab")
-
-
-def generate(page: Page, steps: int = STEPS) -> None:
-    set_steps(page, steps)
-    page.locator("#generate").click()
-    expect(status(page)).to_contain_text("Done in", timeout=RUN_MS)
-    expect(page.locator("#generate")).to_be_visible()
-
-
-def draw_blob(page: Page, right: float, up: float) -> None:
-    """Clear the drawing and draw a stroke in the axial plane; `right` and `up` are shares of the screen."""
-    page.locator("#editor [data-action=clear]").click()
-    box = page.locator("#editor [data-plane=axial] canvas").bounding_box()
-    x, y = box["x"] + right * box["width"], box["y"] + (1 - up) * box["height"]
-    page.mouse.move(x, y)
-    page.mouse.down()
-    page.mouse.move(x + 12, y + 6, steps=4)
-    page.mouse.up()
-
-
-def download(page: Page, name: str, folder: Path) -> Path:
-    button = page.locator(f"#download-{name}")
-    expect(button).to_be_visible(timeout=30_000)
-    with page.expect_download() as waiting:
-        button.click()
-    path = folder / waiting.value.suggested_filename
-    waiting.value.save_as(path)
-    return path
-
-
-def downloads(page: Page, folder: Path) -> tuple[Volume, Volume, Volume, dict]:
-    """The controlled and the uncontrolled volume, the drawn map and the recipe."""
-    folder.mkdir(exist_ok=True)
-    return (
-        Volume.load(download(page, "controlled", folder)),
-        Volume.load(download(page, "uncontrolled", folder)),
-        Volume.load(download(page, "condition-tumor", folder), labels=True),
-        json.loads(download(page, "recipe", folder).read_text()),
-    )
-
-
-def brightness(page: Page, canvas: str) -> float:
-    """Mean gray value of a canvas, 0 to 255."""
-    return page.locator(canvas).first.evaluate(
-        "c => { const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
-        "let s = 0; for (let i = 0; i < d.length; i += 4) s += d[i]; return s / (d.length / 4); }"
-    )
-
-
-def overflow(page: Page) -> int:
-    return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
 
 
 def ball(pipeline: Pipeline, center_mm: tuple[float, float, float], radius_mm: float) -> Volume:

@@ -32,8 +32,8 @@ from vcm.ui.session_files import session_folder
 from vcm.ui.slice_canvas import SliceCanvasData, read_mask
 from vcm.ui.studio import Finished, Studio
 from vcm.ui.views import (
-    FilesView,
     ResultView,
+    Shown,
     view_background,
     view_drawing,
     view_files,
@@ -66,6 +66,11 @@ class Actions:
         self._examples = {example.slug: example for example in examples}
         self._grid = studio.pipeline.grid
 
+    @property
+    def draws_tumor(self) -> bool:
+        """Whether it is a tumor that is drawn on this page."""
+        return self._palette.modality == "tumor"
+
     # ---- A run -------------------------------------------------------------------------------------------------------
 
     def start(self) -> Updates:
@@ -77,14 +82,24 @@ class Actions:
             page.cancel: gr.update(visible=True),
         }
 
-    def stop(self) -> Updates:
-        """Bring the Generate button back."""
-        return {self._page.generate: gr.update(visible=True), self._page.cancel: gr.update(visible=False)}
+    def stop(self, adherence: str, shown: Shown | None) -> Updates:
+        """Bring the Generate button back, and what stood there before a run that came to no end.
 
-    def cancelled(self) -> Updates:
-        """Say that a run was stopped on the visitor's wish."""
-        return self.stop() | {
-            self._page.status: words.status("Cancelled: the viewer shows how far it came, and your drawing is kept.")
+        Args:
+            adherence: what is said on it at the moment.
+            shown: the newest finished result of this visitor.
+        """
+        page = self._page
+        updates: Updates = {page.generate: gr.update(visible=True), page.cancel: gr.update(visible=False)}
+        if adherence == words.not_measured_yet():
+            updates |= self._show_again(shown) if shown else {page.adherence: words.nothing_finished()}
+        return updates
+
+    def cancelled(self, adherence: str, shown: Shown | None) -> Updates:
+        """Say that a run was stopped on the visitor's wish; takes what `stop` takes."""
+        what = "the volume of before is shown again" if shown else "the viewer shows how far it came"
+        return self.stop(adherence, shown) | {
+            self._page.status: words.status(f"Cancelled: {what}, and your drawing is kept.")
         }
 
     def generate(
@@ -267,8 +282,9 @@ class Actions:
         with closing(self._studio.run(run)) as events:
             for event in events:
                 if isinstance(event, Finished):
-                    yield self._show_finished(event, drawing, folder, time.monotonic() - started)
-                    yield self._offer(view_files(event.result, self._palette, folder))
+                    view = view_result(event.result, self._palette, folder)
+                    yield self._show_finished(event, view, drawing, folder, time.monotonic() - started)
+                    yield self._offer(Shown(view, view_files(event.result, self._palette, folder)))
                 else:
                     yield self._show_progress(event, run, folder)
 
@@ -282,10 +298,13 @@ class Actions:
             updates[self._page.viewer] = view_preview(event.preview, labels, self._grid, self._palette, folder)
         return updates
 
-    def _show_finished(self, event: Finished, drawing: SliceCanvasData | None, folder: Path, seconds: float) -> Updates:
+    def _show_finished(
+        self, event: Finished, view: ResultView, drawing: SliceCanvasData | None, folder: Path, seconds: float
+    ) -> Updates:
         text = words.finished(None if event.is_remembered else seconds, is_remembered=event.is_remembered)
-        updates = self._show(view_result(event.result, self._palette, folder))
-        updates[self._page.status] = words.status(text, event.notes, kind="done")
+        told = words.verdict(event.result.adherence) if event.result.conditions else ""
+        updates = self._show(view)
+        updates[self._page.status] = words.status(f"{text} {told}".strip(), event.notes, kind="done")
         if event.result.uncontrolled is not None and drawing is not None:
             # The next stroke is drawn on the very brain that the next run starts from.
             brain = view_background(event.result.uncontrolled.array, folder)
@@ -303,11 +322,12 @@ class Actions:
         for name, use in page.uses.items():
             is_wanted = name in content.wanted
             updates[use] = gr.update(value=is_wanted, interactive=is_wanted or name == self._palette.modality)
-        if content.result is not None:
-            updates |= self._show(content.result)
-        if content.files is not None:
-            updates |= self._offer(content.files, ROUNDED_NOTE)
+        if content.result is not None and content.files is not None:
+            updates |= self._show_again(Shown(content.result, content.files, ROUNDED_NOTE))
         return updates
+
+    def _show_again(self, shown: Shown) -> Updates:
+        return self._show(shown.result) | self._offer(shown)
 
     def _show(self, view: ResultView) -> Updates:
         page = self._page
@@ -319,10 +339,15 @@ class Actions:
             page.adherence: view.adherence,
         }
 
-    def _offer(self, view: FilesView, note: str = "") -> Updates:
+    def _offer(self, shown: Shown) -> Updates:
         """Offer the files there are, by their names, and hide the buttons of those there are not."""
+        page, files = self._page, shown.files.files
         updates: Updates = {
-            button: gr.update(value=str(view.files[name]) if name in view.files else None, visible=name in view.files)
-            for name, button in self._page.downloads.items()
+            button: gr.update(value=str(files[name]) if name in files else None, visible=name in files)
+            for name, button in page.downloads.items()
         }
-        return updates | {self._page.download_note: words.note(note), self._page.scene: view.scene}
+        return updates | {
+            page.download_note: words.note(shown.note),
+            page.scene: shown.files.scene,
+            page.shown: shown,
+        }

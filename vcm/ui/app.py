@@ -37,6 +37,8 @@ _CLEAN_EVERY_SECONDS = 600
 _MOST_SESSIONS = 200
 _LARGEST_UPLOAD = "128mb"
 
+_MISSING_WORDS = {"common.complete": "Complete"}  # Gradio announces the end of a run by a word that it does not have
+
 # A cancelled run counts as failed, too: what stands in the status by then is kept, unless it still speaks of running.
 _SAY_THAT_IT_FAILED = f"(status) => status.includes({words.RUNNING!r}) ? {json.dumps(words.not_started())} : status"
 
@@ -98,6 +100,7 @@ def launch_options(*, mcp: bool = False) -> dict[str, Any]:
     return {
         "theme": build_theme(),
         "css_paths": [STYLE_SHEET],
+        "i18n": gr.I18n(en=_MISSING_WORDS),
         "ssr_mode": False,
         "run_history": False,
         "enable_monitoring": False,
@@ -131,19 +134,21 @@ def _wire(page: Page, actions: Actions) -> None:
         show_progress_on=page.status,
         **private,
     )
-    running.success(actions.stop, None, [page.generate, page.cancel], queue=False, **quiet)
+    before = [page.adherence, page.shown]
+    running.success(actions.stop, before, _results(page), queue=False, **quiet)
     running.success(actions.estimate, inputs[2:], page.estimate, queue=False, **quiet)
-    running.failure(actions.stop, None, [page.generate, page.cancel], queue=False, **quiet)
+    running.failure(actions.stop, before, _results(page), queue=False, **quiet)
     running.failure(None, page.status, page.status, js=_SAY_THAT_IT_FAILED, **quiet)
     page.generate.click(None, js=_SHOW_THE_RESULT, **quiet)
     page.cancel.click(
         actions.cancelled,
-        None,
-        [page.status, page.generate, page.cancel],
+        before,
+        _results(page),
         cancels=[running],
         queue=False,
         **quiet,
     )
+    page.editor.input(None, page.status, page.status, js=_say_that_it_changed(actions.draws_tumor), **quiet)
     page.examples.select(actions.select_example, None, _outputs(page), **quiet)
     if page.lesion is not None:
         page.lesion.add.click(
@@ -173,6 +178,17 @@ def _wire(page: Page, actions: Actions) -> None:
     )
 
 
+def _say_that_it_changed(draws_tumor: bool) -> str:
+    """Return JavaScript that names an edit in the status, but never in that of a run under way."""
+    full, empty = (json.dumps(words.edited(is_empty=each, draws_tumor=draws_tumor)) for each in (False, True))
+    is_empty = "window.vcmSliceCanvas.find('editor')?.drawing?.isEmpty"
+    return f"(status) => status.includes({words.RUNNING!r}) ? status : {is_empty} ? {empty} : {full}"
+
+
+def _results(page: Page) -> list[Component]:
+    return [*_outputs(page), page.generate, page.cancel]
+
+
 def _outputs(page: Page) -> list[Component]:
     return [
         page.editor,
@@ -186,5 +202,6 @@ def _outputs(page: Page) -> list[Component]:
         page.adherence,
         *page.downloads.values(),
         page.download_note,
+        page.shown,
         page.status,
     ]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from vcm.pipeline import Pipeline
 from vcm.recipe import RecipeError, check_environment, request_from_recipe
 from vcm.request import GenerationRequest
+from vcm.ui import words
 from vcm.ui.examples import Example
 from vcm.ui.palette import Palette
 from vcm.ui.slice_canvas import SliceCanvasData
@@ -94,7 +95,10 @@ def show_example(example: Example, pipeline: Pipeline, palette: Palette, folder:
     if result is None:
         status = f"{example.title}: press Generate to see it with this model."
     else:
-        status = f"{example.title}, a finished example: change something and generate."
+        told = words.verdict(result.adherence) if result.conditions else ""
+        status = " ".join(
+            filter(None, (f"{example.title}, a finished example.", told, "Change something and generate."))
+        )
     return Content(
         request=example.request,
         drawing=drawing,

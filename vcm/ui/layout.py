@@ -19,7 +19,7 @@ from vcm.ui.lesion_builder import LesionBuilder, build_lesion_builder
 from vcm.ui.palette import Palette
 from vcm.ui.scene import Scene
 from vcm.ui.slice_canvas import SliceCanvas, SliceCanvasData
-from vcm.ui.views import FilesView
+from vcm.ui.views import FilesView, Shown
 from vcm.ui.widgets import build_example_strip, build_view_switch
 
 _LINK = "studio"  # editor and viewers share one crosshair
@@ -30,8 +30,8 @@ class Page:
     """The components that handlers read and write.
 
     `uses` and `uploads` are by modality: whether a condition is followed, and where its file is dropped. `uploaded`
-    keeps the maps that were uploaded but are not drawn on. `lesion` is None where no tumor is drawn. `downloads` are by
-    file name.
+    keeps the maps that were uploaded but are not drawn on, `shown` the last finished result. `lesion` is None where no
+    tumor is drawn. `downloads` are by file name.
     """
 
     examples: gr.HTML
@@ -48,6 +48,7 @@ class Page:
     downloads: dict[str, gr.DownloadButton]
     download_note: gr.HTML
     recipe: gr.File
+    shown: gr.State
     status: gr.HTML
     estimate: gr.HTML
     generate: gr.Button
@@ -81,8 +82,9 @@ def build_layout(
     """
     result, files = content.result, content.files
     draws_tumor = modalities[0] == "tumor"
-    gr.HTML(_masthead(model_name, device, draws_tumor), elem_id="masthead")
-    strip = build_example_strip(examples)
+    with gr.Row(elem_id="head"):
+        gr.HTML(_masthead(model_name, device, draws_tumor), elem_id="masthead")
+        strip = build_example_strip(examples)
     with gr.Row(elem_id="workspace"):
         with gr.Column(elem_id="condition", min_width=0):
             drawing = (
@@ -93,6 +95,9 @@ def build_layout(
                 content.drawing,
                 editable=True,
                 link_group=_LINK,
+                layered_brush=palette.layered_brush,
+                hint=palette.hint,
+                kept_as=palette.modality,
                 label="Drawing",
                 elem_id="editor",
             )
@@ -119,8 +124,8 @@ def build_layout(
                     _build_half("Uncontrolled", result.uncontrolled if result else None),
                 )
             scene = Scene(files.scene if files else None, elem_id="scene")
-            adherence = gr.HTML(result.adherence if result else "", elem_id="adherence")
             downloads, download_note = _build_downloads(modalities, files)
+            adherence = gr.HTML(result.adherence if result else "", elem_id="adherence")
             with gr.Column(elem_classes=["modality", "restore"], min_width=0):
                 recipe = gr.File(label="Recipe", file_types=[".json"], elem_id="upload-recipe")
     with gr.Column(elem_id="action-bar", min_width=0):
@@ -145,6 +150,7 @@ def build_layout(
         downloads=downloads,
         download_note=download_note,
         recipe=recipe,
+        shown=gr.State(Shown(result, files, ROUNDED_NOTE) if result and files else None),
         status=status,
         estimate=estimated,
         generate=generate,

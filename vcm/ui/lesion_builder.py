@@ -38,7 +38,7 @@ def build_lesion_builder() -> LesionBuilder:
     """Build the lesion builder in the current layout."""
     usual = LesionPlan()
     settings: dict[str, Component] = {}
-    with gr.Accordion("Build a lesion", open=False, elem_id="lesion-builder"):
+    with gr.Accordion("Build a lesion with sliders", open=False, elem_id="lesion-builder"):
         with gr.Row(elem_classes="fields"):
             settings["side"] = gr.Radio(
                 [(side.capitalize(), side) for side in SIDES],

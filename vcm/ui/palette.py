@@ -6,9 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 
-from vcm.conditions import MODALITIES
+from vcm.conditions import EDEMA, ENHANCING, MODALITIES, NECROTIC_CORE
 from vcm.pipeline import Pipeline
 from vcm.ui.slice_canvas import Label
+
+# From the outside in, with shares of the radius: what a first stroke should be, as a model follows a whole lesion best.
+_TUMOR_BRUSH = ("Whole tumor", ((EDEMA, 1.0), (ENHANCING, 0.8), (NECROTIC_CORE, 0.5)))
+_TUMOR_HINT = (
+    "The core is dead tissue, the enhancing rim around it lights up with contrast, edema is the swelling outside; "
+    "whole tumor draws all three."
+)
 
 
 @dataclass(frozen=True)
@@ -18,6 +25,16 @@ class Palette:
     modality: str
     names: tuple[str, ...]
     colors: tuple[str, ...]
+
+    @property
+    def layered_brush(self) -> tuple[str, tuple[tuple[int, float], ...]] | None:
+        """The brush of the canvas that draws all labels at once, where they lie one inside the other."""
+        return _TUMOR_BRUSH if self.modality == "tumor" else None
+
+    @property
+    def hint(self) -> str:
+        """One sentence on what the labels mean, where their names do not say it."""
+        return _TUMOR_HINT if self.modality == "tumor" else ""
 
     @property
     def labels(self) -> list[Label]:

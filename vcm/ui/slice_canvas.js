@@ -2,6 +2,8 @@
 
 const DEFAULT_EXTENT = [160, 224, 160]; // mm; the room that an empty stage keeps
 const BLINK_MS = 700;
+const BRUSH_MM = 12;
+const LAYERED_BRUSH_MM = 40; // a model follows a lesion that has room for all its parts
 
 class SliceCanvas {
   constructor({ element, trigger, props, upload, watch }) {
@@ -20,8 +22,9 @@ class SliceCanvas {
     this.center = [0, 0, 0];
     this.zoom = 1;
     this.tool = this.editable ? "paint" : "move";
-    this.label = 0;
-    this.brushMm = 12;
+    this.layered = this.editable ? props.layered_brush : null; // {name, parts}: a brush of several labels
+    this.label = 0; // what is drawn; 0 is the layered brush
+    this.brushMm = this.layered ? LAYERED_BRUSH_MM : BRUSH_MM;
     this.isBall = true;
     this.opacity = this.editable ? 0.5 : 0.15; // a viewer outlines: what was generated has to show
     this.showOverlay = true;
@@ -45,6 +48,8 @@ class SliceCanvas {
       onSent: (file) => this.tellPython(file),
       onState: (state) => this.showSending(state),
     });
+    const read = () => ({ grid: this.grid, voxels: this.drawing.voxels });
+    this.keeper = this.editable && props.kept_as ? new DrawingKeeper(props.kept_as, read) : null;
     this.root.classList.toggle("sc-editor", this.editable);
     this.root.dataset.tool = this.tool;
     if (props.label) this.root.setAttribute("aria-label", props.label);
@@ -55,6 +60,7 @@ class SliceCanvas {
     for (const view of this.views) this.wire(view);
     this.joinLink(props.link_group);
     new ResizeObserver(() => this.layout()).observe(this.root);
+    window.addEventListener("resize", () => this.layout()); // of the height alone, too
     document.addEventListener("pointerdown", (event) => this.hurry(event), true);
     watch("value", () => this.sync());
     this.sync();
@@ -75,7 +81,8 @@ class SliceCanvas {
     if (!value) return this.showNothing();
     const grid = new Grid(value.shape, value.affine);
     this.keepOwnMask(value);
-    const isNewDrawing = this.editable && (value.mask_revision !== this.revision || !grid.equals(this.grid));
+    const isNew = value.mask_revision !== this.revision || !grid.equals(this.grid);
+    const isNewDrawing = this.editable && isNew;
     const wantsMask = value.mask && (isNewDrawing || !this.editable);
     if (!this.grid) {
       this.expected = grid;
@@ -90,7 +97,7 @@ class SliceCanvas {
       const layers = value.layers.map((layer, i) => ({ ...layer, url: layer.file.url, voxels: volumes[i] }));
       this.show(grid, layers, value.labels);
       if (isNewDrawing) this.startDrawing(mask, value.mask_revision);
-      if (!this.editable) this.overlay = mask && { ...mask, counts: countLabels(mask.voxels) };
+      if (!this.editable) this.showOther(mask, isNew, value.mask_revision);
       this.controls.showMessage("");
       this.controls.showEmpty("");
       this.controls.showChoices();
@@ -126,16 +133,45 @@ class SliceCanvas {
     this.layers = layers;
     this.layerIndex = Math.max(0, layers.findIndex(({ name }) => name === chosen));
     this.labels = labels;
-    if (!labels.some(({ id }) => id === this.label)) this.label = labels[0]?.id || 0;
+    const isKnown = labels.some(({ id }) => id === this.label) || (this.layered && this.label === 0);
+    if (!isKnown) this.label = labels[0]?.id || 0;
+  }
+
+  // Another volume begins at its first layer: whoever opens it has not asked for its difference map.
+  showOther(mask, isNew, revision) {
+    this.overlay = mask && { ...mask, counts: countLabels(mask.voxels) };
+    this.revision = revision;
+    if (isNew) this.layerIndex = 0;
   }
 
   startDrawing(mask, revision) {
+    const isOpening = this.revision === null;
     this.sender.forget();
     this.sentMask = null;
     this.controls.showSaved("");
     this.revision = revision;
     this.drawing = new Drawing(this.grid, mask?.voxels);
     this.isPlaced = this.isPlaced && this.drawing.isEmpty;
+    this.controls.showRestored(false);
+    if (isOpening) this.restoreKept();
+    else this.keeper?.schedule();
+  }
+
+  // Bring back what this browser has kept, as one step that Undo takes back.
+  async restoreKept() {
+    const { drawing } = this;
+    const kept = await this.keeper?.load(this.grid);
+    const known = new Set([0, ...this.labels.map(({ id }) => id)]);
+    if (!kept || drawing !== this.drawing || drawing.done.length || !kept.every((label) => known.has(label))) return;
+    if (!drawing.replace(kept)) return; // the page opened on the very same
+    this.afterEdit(true);
+    this.placeCrosshair();
+    this.controls.showRestored(true);
+  }
+
+  discardRestored() {
+    this.undo();
+    this.keeper.forget();
   }
 
   // Start where there is something to see: where a linked canvas looks, or inside the lesion, or in the middle.
@@ -221,7 +257,7 @@ class SliceCanvas {
   }
 
   labelMl(label) {
-    if (this.drawing) return this.drawing.volumeMl(label);
+    if (this.drawing) return label ? this.drawing.volumeMl(label) : this.drawing.totalMl;
     return this.overlay ? this.overlay.counts[label] * this.grid.voxelMl : 0;
   }
 
@@ -240,8 +276,9 @@ class SliceCanvas {
     const width = this.controls.parts.stage.clientWidth;
     if (!width) return; // in a hidden tab; the observer calls again
     const extent = (this.grid || this.expected)?.extent || DEFAULT_EXTENT;
+    const room = parseFloat(getComputedStyle(this.controls.parts.stage).maxHeight) || Infinity; // "none" is no number
     this.root.dataset.planes = chooseArrangement(width, this.props.planes);
-    const plan = planLayout(this.root.dataset.planes, width, extent, this.largePlane);
+    const plan = planLayout(this.root.dataset.planes, width, room, extent, this.largePlane);
     for (const view of this.views) view.place(plan[view.name]);
     this.requestRender();
   }
@@ -367,12 +404,22 @@ class SliceCanvas {
     return Boolean(this.drawing?.stroke);
   }
 
-  get brushColor() {
-    return this.labels.find(({ id }) => id === this.label)?.color || "#ffffff";
+  colorOf(label) {
+    return this.labels.find(({ id }) => id === label)?.color || "#ffffff";
   }
 
+  // Label 0 is the layered brush, which needs another size than the brushes of one label do.
   chooseLabel(label) {
+    if (Boolean(label) !== Boolean(this.label)) {
+      [this.brushMm, this.otherBrushMm] = [this.otherBrushMm || BRUSH_MM, this.brushMm];
+    }
     this.set({ label, tool: this.tool === "move" || this.tool === "erase" ? "paint" : this.tool });
+  }
+
+  // The parts of the brush that is in hand, [label, share of the radius] from the outside in.
+  get brushParts() {
+    if (this.tool === "erase") return [[0, 1]];
+    return this.label || !this.layered ? [[this.label, 1]] : this.layered.parts;
   }
 
   hoverAt(view, point) {
@@ -392,7 +439,8 @@ class SliceCanvas {
 
   fillAt(view, point) {
     const voxel = this.grid.nearest(view.voxelAt(point));
-    const isChanged = this.drawing.fillRegion(voxel, this.grid.axes[PLANES[view.name].through].voxel, this.label);
+    const [label] = this.brushParts.at(-1); // what lies inside of everything
+    const isChanged = this.drawing.fillRegion(voxel, this.grid.axes[PLANES[view.name].through].voxel, label);
     this.setCrosshair(this.grid.toMm(voxel));
     this.showOverlay = true;
     this.controls.showMessage(isChanged !== null ? "" : "There is no closed outline around this point: close it, then fill.");
@@ -422,7 +470,7 @@ class SliceCanvas {
   brush(view) {
     return {
       radiusMm: this.brushMm / 2,
-      label: this.tool === "erase" ? 0 : this.label,
+      parts: this.brushParts,
       flatAxis: this.isBall ? null : this.grid.axes[PLANES[view.name].through].voxel,
     };
   }
@@ -457,7 +505,11 @@ class SliceCanvas {
   }
 
   afterEdit(isChanged) {
-    if (isChanged) this.sender.schedule();
+    if (isChanged) {
+      this.sender.schedule();
+      this.keeper?.schedule();
+      this.controls.showRestored(false);
+    }
     this.requestRender();
   }
 

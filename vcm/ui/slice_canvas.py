@@ -41,6 +41,7 @@ _SCRIPT_PARTS = (
     "slice_canvas_geometry.js",
     "slice_canvas_volumes.js",
     "slice_canvas_images.js",
+    "slice_canvas_keeper.js",
     "slice_canvas_regions.js",
     "slice_canvas_drawing.js",
     "slice_canvas_layout.js",
@@ -137,6 +138,11 @@ class SliceCanvas(gr.HTML):
         convention: Which side of the screen the patient's left is shown on; display only, switchable by the user.
         planes: Three planes side by side ("row"), coronal and sagittal over axial and the panel ("quad"), or one large
             plane and two thumbnails ("focus"); "auto" takes the widest that the component has room for.
+        layered_brush: A brush of an editor that draws several labels one inside the other, chosen at the start: its
+            name, and (label, share of the radius) from the outside in.
+        hint: What the labels mean, beside them.
+        kept_as: The name under which the visitor's browser keeps the drawing of an editor for a day, and brings it back
+            when the page is opened anew; None keeps nothing.
         empty_text: The sentence on the stage while there is no volume.
         label: The name of the canvas for screen readers.
         **layout: `elem_id`, `elem_classes`, `visible`, `scale`, `min_width`, `render`, `key` as in `gr.HTML`.
@@ -153,6 +159,9 @@ class SliceCanvas(gr.HTML):
         link_group: str | None = None,
         convention: Convention = "radiological",
         planes: Planes = "auto",
+        layered_brush: tuple[str, Sequence[tuple[int, float]]] | None = None,
+        hint: str = "",
+        kept_as: str | None = None,
         empty_text: str = "Nothing to show yet.",
         label: str | None = None,
         **layout: Any,
@@ -161,6 +170,9 @@ class SliceCanvas(gr.HTML):
         self.link_group = link_group
         self.convention = convention
         self.planes = planes
+        self.layered_brush = layered_brush
+        self.hint = hint
+        self.kept_as = kept_as
         self.empty_text = empty_text
         super().__init__(
             value=value,
@@ -174,6 +186,9 @@ class SliceCanvas(gr.HTML):
             link_group=link_group,
             convention=convention,
             planes=planes,
+            layered_brush=layered_brush and {"name": layered_brush[0], "parts": [list(x) for x in layered_brush[1]]},
+            hint=hint,
+            kept_as=kept_as,
             empty_text=empty_text,
             **layout,
         )

@@ -12,6 +12,7 @@ const SHORTCUTS = [
   { keys: "G", text: "fill a closed outline", editor: true },
   { keys: "I", text: "fill the slices between drawn ones", editor: true },
   { keys: "1, 2, 3", text: "choose the label", editor: true },
+  { keys: "W", text: "draw all parts at once", layered: true },
   { keys: "[ ]", text: "smaller or larger brush", editor: true },
   { keys: "D", text: "disc or ball", editor: true },
   { keys: "Space", text: "one dab at the crosshair", editor: true },
@@ -42,6 +43,8 @@ class Controls {
       convention: () => host.switchConvention(),
       overlay: () => host.set({ showOverlay: !host.showOverlay }),
       retry: () => host.sync(),
+      keep: () => this.showRestored(false),
+      discard: () => host.discardRestored(),
       help: () => this.toggleHelp(),
     };
     this.bind();
@@ -102,6 +105,9 @@ class Controls {
     parts.layers.hidden = host.layers.length < 2;
     parts.layers.replaceChildren(...host.layers.map(({ name }, index) => choice(index, name)));
     parts.labels.replaceChildren(...host.labels.map((label) => labelChip(label, host.editable)));
+    if (host.layered && host.labels.length) parts.labels.prepend(layeredChip(host));
+    parts.hint.hidden = !host.props.hint || host.labels.length === 0;
+    write(parts.hint, host.props.hint || "");
     parts.labels.hidden = parts.overlay.hidden = host.labels.length === 0;
     parts.labels.setAttribute("role", host.editable ? "radiogroup" : "list");
   }
@@ -191,6 +197,10 @@ class Controls {
     message.querySelector("button").hidden = !canRetry;
   }
 
+  showRestored(isRestored) {
+    this.parts.restored.hidden = !isRestored;
+  }
+
   showEmpty(text) {
     this.parts.empty.hidden = !text;
     this.root.classList.toggle("sc-vacant", Boolean(text));
@@ -199,7 +209,8 @@ class Controls {
 
   fillHelp() {
     const { host, parts } = this;
-    const shown = SHORTCUTS.filter(({ editor, viewer }) => (host.editable ? !viewer : !editor));
+    const shown = SHORTCUTS.filter(({ editor, viewer, layered }) =>
+      (host.editable ? !viewer : !editor) && (!layered || host.layered));
     parts.shortcuts.replaceChildren(...shown.flatMap(({ keys, text }) => [make("dt", keys), make("dd", text)]));
   }
 
@@ -253,12 +264,13 @@ class Controls {
     const editing = {
       b: () => host.set({ tool: "paint" }),
       e: () => host.set({ tool: "erase" }),
+      w: host.layered && (() => host.chooseLabel(0)),
       v: () => host.set({ tool: "move" }),
       g: () => host.set({ tool: "fill" }),
       i: () => host.fillBetween(),
       d: () => host.set({ isBall: !host.isBall }),
       "[": () => host.set({ brushMm: Math.max(2, host.brushMm - 2) }),
-      "]": () => host.set({ brushMm: Math.min(40, host.brushMm + 2) }),
+      "]": () => host.set({ brushMm: Math.min(60, host.brushMm + 2) }),
     };
     const comparing = { s: () => host.swipe(), c: () => host.blink() };
     return common[key] || (host.editable ? editing[key] : host.canCompare && comparing[key]);
@@ -285,6 +297,15 @@ function labelChip({ id, name, color }, isChoice) {
   const swatch = make("i", "");
   swatch.style.background = color;
   chip.append(swatch, make("span", name), make("small", "", { "data-part": "ml" }));
+  return chip;
+}
+
+// The swatch shows the parts as the brush draws them, one inside the other.
+function layeredChip(host) {
+  const chip = labelChip({ id: 0, name: host.layered.name, color: "" }, true);
+  const stops = host.layered.parts.map(([label, share], k, parts) =>
+    `${host.colorOf(label)} ${(parts[k + 1]?.[1] ?? 0) * 100}% ${share * 100}%`);
+  chip.querySelector("i").style.background = `radial-gradient(closest-side, ${stops.reverse().join(", ")})`;
   return chip;
 }
 

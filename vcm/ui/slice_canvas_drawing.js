@@ -18,6 +18,10 @@ class Drawing {
     return this.counts[0] === this.voxels.length;
   }
 
+  get totalMl() {
+    return (this.voxels.length - this.counts[0]) * this.grid.voxelMl;
+  }
+
   volumeMl(label) {
     return this.counts[label] * this.grid.voxelMl;
   }
@@ -26,9 +30,10 @@ class Drawing {
     this.stroke = new Map();
   }
 
-  // Give every voxel within `radiusMm` of the way from one point to the next (voxel coordinates) the label.
-  // `flatAxis` is the voxel axis that a 2D disc does not leave, or null for a 3D ball.
-  paint(from, to, { radiusMm, label, flatAxis }) {
+  // Give every voxel within `radiusMm` of the way from one point to the next (voxel coordinates) its label.
+  // `parts` are [label, share of the radius] from the outside in: one is a plain brush, several lie one inside the
+  // other. `flatAxis` is the voxel axis that a 2D disc does not leave, or null for a 3D ball.
+  paint(from, to, { radiusMm, parts, flatAxis }) {
     const { shape, spacing, strides } = this.grid;
     const low = [0, 0, 0];
     const high = [0, 0, 0];
@@ -39,7 +44,8 @@ class Drawing {
     }
     const way = [0, 1, 2].map((v) => (to[v] - from[v]) * spacing[v]);
     const length2 = way[0] ** 2 + way[1] ** 2 + way[2] ** 2;
-    const limit = radiusMm ** 2;
+    const limits = parts.map(([label, share]) => [label, (share * radiusMm) ** 2]);
+    const set = parts.length === 1 ? (offset, label) => this.set(offset, label) : this.deepener(parts);
     for (let z = low[2]; z <= high[2]; z++) {
       const dz = (z - from[2]) * spacing[2];
       for (let y = low[1]; y <= high[1]; y++) {
@@ -48,13 +54,23 @@ class Drawing {
           const dx = (x - from[0]) * spacing[0];
           const t = length2 ? clamp((dx * way[0] + dy * way[1] + dz * way[2]) / length2, 0, 1) : 0;
           const distance2 = (dx - t * way[0]) ** 2 + (dy - t * way[1]) ** 2 + (dz - t * way[2]) ** 2;
-          if (distance2 <= limit) this.set(x + y * strides[1] + z * strides[2], label);
+          const part = limits.findLast(([, limit]) => distance2 <= limit);
+          if (part) set(x + y * strides[1] + z * strides[2], part[0]);
         }
       }
     }
     // A brush finer than a voxel still marks the voxel that it points at.
-    if (this.grid.contains(to)) this.set(this.grid.offset(this.grid.nearest(to)), label);
+    if (this.grid.contains(to)) set(this.grid.offset(this.grid.nearest(to)), parts.at(-1)[0]);
     this.version++;
+  }
+
+  // Sets a label only where it lies further inside than what is there, so that a stroke which crosses itself or an
+  // older one makes one lesion of both: its edema goes around a solid part, never over it.
+  deepener(parts) {
+    const depth = new Map(parts.map(([label], k) => [label, k + 1]));
+    return (offset, label) => {
+      if ((depth.get(this.voxels[offset]) || 0) < depth.get(label)) this.set(offset, label);
+    };
   }
 
   set(offset, label) {
@@ -104,6 +120,14 @@ class Drawing {
   setAll(offsets) {
     this.beginStroke();
     for (const [label, those] of offsets) for (const offset of those) this.set(offset, label);
+    this.version++;
+    return this.endStroke();
+  }
+
+  // Another label map of the same grid, as one step of the history; returns whether it differs.
+  replace(voxels) {
+    this.beginStroke();
+    for (let i = 0; i < voxels.length; i++) this.set(i, voxels[i]);
     this.version++;
     return this.endStroke();
   }

@@ -220,16 +220,17 @@ class PlaneView {
     const { context, host } = this;
     if (!host.hover || host.hover.view !== this || !host.isDrawingTool || host.tool === "fill") return;
     const [x, y] = host.hover.point;
-    const radius = Math.max(2, (host.brushMm / 2) * this.scale);
-    context.beginPath();
-    context.arc(x, y, radius, 0, 2 * Math.PI);
-    context.lineWidth = 3;
-    context.strokeStyle = "rgba(0, 0, 0, 0.55)";
-    context.stroke();
-    context.lineWidth = 1.5;
-    context.strokeStyle = host.tool === "erase" ? "#ffffff" : host.brushColor;
-    context.setLineDash(host.tool === "erase" ? [4, 4] : []);
-    context.stroke();
+    for (const [label, share] of host.brushParts) {
+      context.beginPath();
+      context.arc(x, y, Math.max(2, (host.brushMm / 2) * share * this.scale), 0, 2 * Math.PI);
+      context.lineWidth = 3;
+      context.strokeStyle = "rgba(0, 0, 0, 0.55)";
+      context.stroke();
+      context.lineWidth = 1.5;
+      context.strokeStyle = host.colorOf(label);
+      context.setLineDash(label ? [] : [4, 4]);
+      context.stroke();
+    }
     context.setLineDash([]);
   }
 

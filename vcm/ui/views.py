@@ -39,6 +39,15 @@ class FilesView:
     scene: SceneData
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What a page shows of a finished run, to show it again: the result, its files, and the note beside those."""
+
+    result: ResultView
+    files: FilesView
+    note: str = ""
+
+
 def view_result(result: GenerationResult, palette: Palette, folder: Path) -> ResultView:
     """Publish a result's volumes and their difference, with the drawn condition over them."""
     layers = [image_layer("Controlled", result.controlled.array, folder)]

@@ -76,6 +76,19 @@ def finished(took: float | None, *, is_remembered: bool) -> str:
     return "Done." if took is None else f"Done in {seconds(took)}."
 
 
+def verdict(measured: Mapping[str, Any] | None) -> str:
+    """Return in a sentence how well a generated tumor follows what was drawn, or nothing where there is none."""
+    whole = (measured or {}).get("tumor", {}).get("controlled", {}).get("dice", {}).get("whole")
+    return "" if whole is None else f"The tumor {_judge(whole)} (overlap {whole:.2f})."
+
+
+def edited(*, is_empty: bool, draws_tumor: bool) -> str:
+    """Return the status area of a drawing that what is shown was not made from."""
+    if not is_empty:
+        return status("The drawing has changed: press Generate.")
+    return status(f"The drawing is empty: Generate makes a brain without {'a tumor' if draws_tumor else 'labels'}.")
+
+
 def adherence(measured: Mapping[str, Any] | None) -> str:
     """Return how well the volume follows what was drawn, in words and in a table."""
     if not measured:
@@ -102,6 +115,11 @@ def not_measured_yet() -> str:
     return _card("Does it follow the drawing?", "<p>Measured as soon as the volume is there.</p>")
 
 
+def nothing_finished() -> str:
+    """Return what stands in place of adherence where the only run came to no end."""
+    return _card("Does it follow the drawing?", "<p>Not measured: the run was stopped before its end.</p>")
+
+
 def _tumor_words(tumor: Mapping[str, Any]) -> str:
     controlled, uncontrolled = tumor["controlled"], tumor.get("uncontrolled")
     whole = controlled["dice"]["whole"]
@@ -109,19 +127,10 @@ def _tumor_words(tumor: Mapping[str, Any]) -> str:
     if whole is None:
         found = "none was found" if found_ml < 0.05 else f"{found_ml:.1f} ml were found"
         return f"<p>The map asked for a brain without a tumor, and {found} in the volume.</p>"
-    verdict = (
-        "follows the drawing closely"
-        if whole >= _CLOSE
-        else "follows the drawing"
-        if whole >= _FAIR
-        else "follows the drawing in part"
-        if whole >= _PARTLY
-        else "hardly follows the drawing"
-    )
     floor = ""
     if uncontrolled is not None:
         floor = f" Without control, the same noise scores {uncontrolled['dice']['whole']:.2f}."
-    text = f"<p>The generated tumor <strong>{verdict}</strong>: they overlap by {whole:.2f}.{floor}</p>"
+    text = f"<p>The generated tumor <strong>{_judge(whole)}</strong>: they overlap by {whole:.2f}.{floor}</p>"
     rows = [
         (name, controlled["dice"][region], f"{tumor['drawn_ml'][region]:.1f}", f"{controlled['found_ml'][region]:.1f}")
         for region, name in _REGION_NAMES.items()
@@ -132,6 +141,14 @@ def _tumor_words(tumor: Mapping[str, Any]) -> str:
         for name, dice, drawn, found in rows
     )
     return f"{text}<table><thead>{head}</thead><tbody>{cells}</tbody></table>"
+
+
+def _judge(dice: float) -> str:
+    if dice >= _CLOSE:
+        return "follows the drawing closely"
+    if dice >= _FAIR:
+        return "follows the drawing"
+    return "follows the drawing in part" if dice >= _PARTLY else "hardly follows the drawing"
 
 
 def _anatomy_words(anatomy: Mapping[str, Any]) -> str:

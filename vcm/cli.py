@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 USER_ERROR = 2
 
-_FILL = "fill"  # found and paired like a condition, but part of one
-
 _log = logging.getLogger(__name__)
 app = typer.Typer(
     name="vcm",
@@ -171,9 +169,7 @@ def generate(
             raise ValueError("A recipe holds its conditions and settings: give --recipe without any of them.")
         _repeat(recipe, condition or [], out, model, vcm_weights, device, yes)
         return
-    if fill is not None:
-        condition = [*(condition or []), f"{_FILL}={fill}"]
-    _generate_all(condition or [], settings, out, model or "mini", vcm_weights, device, precision, yes)
+    _generate_all(condition or [], fill, settings, out, model or "mini", vcm_weights, device, precision, yes)
 
 
 def _repeat(
@@ -227,6 +223,7 @@ def _find_scans(recipe: dict[str, Any], folder: Path, conditions: list[str]) -> 
 
 def _generate_all(
     conditions: list[str],
+    fill: str | None,
     settings: dict[str, Any],
     out: Path,
     model: str,
@@ -240,7 +237,7 @@ def _generate_all(
     from vcm.pretrained import find_vcm_weights
     from vcm.request import GenerationRequest
 
-    cases = find_cases(conditions)
+    cases = find_cases(conditions, fill)
     plain = GenerationRequest(**settings)  # a wrong number is told before a model is loaded
     single = len(cases) == 1 and cases[0].name is None
     request = _load_request(cases[0], settings) if single else None
@@ -285,10 +282,8 @@ def _load_request(case: Case, settings: dict[str, Any]) -> GenerationRequest:
     from vcm.request import GenerationRequest
     from vcm.volume import Volume
 
-    files = dict(case.files)
-    region = files.pop(_FILL, None)
-    volumes = {name: Volume.load(file, labels=get_modality(name).kind == "labels") for name, file in files.items()}
-    fill = None if region is None else Volume.load(region, labels=True)
+    volumes = {name: Volume.load(file, labels=get_modality(name).kind == "labels") for name, file in case.files.items()}
+    fill = None if case.fill is None else Volume.load(case.fill, labels=True)
     return GenerationRequest(conditions=volumes, fill=fill, **settings)
 
 

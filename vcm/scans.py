@@ -78,11 +78,27 @@ def prepare_scan(
         VolumeError: it is no scan, lies outside the field of view, has slices that are thick in another direction than
             the model knows, or there is nothing to be made up.
     """
+    shown, own = place_scan(name, volume, grid)
+    limits, notes, array = measure_range(own.array), shown.notes, shown.array
+    if name != "partial":
+        return PlacedScan(shown, encode_image(array), Scan(own, limits), notes)
+    hole, own_hole, more = _find_hole(own, grid, fill, tumor)
+    notes += more
+    tensor = encode_partial(array, hole)
+    shown = Volume(tensor[0].numpy().copy(), grid.affine, notes)
+    return PlacedScan(shown, tensor, Scan(own, limits, own_hole, fill is not None), notes)
+
+
+def place_scan(name: str, volume: Volume, grid: Grid) -> tuple[Volume, Volume]:
+    """Return a scan in [0, 1] on the model grid, without any hole, and as it was given, in finite float32.
+
+    Raises:
+        VolumeError: as `prepare_scan` does, but for what is made up.
+    """
     own, notes = _read_values(name, volume)
     if name == "lowres":
         notes += _judge_slices(own)
-    limits = measure_range(own.array)
-    scaled = Volume(scale_intensities(own.array, limits), own.affine, volume.notes + notes)
+    scaled = Volume(scale_intensities(own.array, measure_range(own.array)), own.affine, volume.notes + notes)
     placed = scaled.to_grid(grid.shape, grid.affine)
     if not placed.array.any():
         raise VolumeError(
@@ -92,14 +108,7 @@ def prepare_scan(
     notes = placed.notes
     if outside > _WORTH_SAYING:
         notes += (f"{outside:.1%} of the {name} scan lies outside the model's field of view, which does not see it.",)
-    array = np.ascontiguousarray(placed.array, dtype=np.float32)
-    if name != "partial":
-        return PlacedScan(Volume(array, grid.affine, notes), encode_image(array), Scan(own, limits), notes)
-    hole, own_hole, more = _find_hole(own, grid, fill, tumor)
-    notes += more
-    tensor = encode_partial(array, hole)
-    shown = Volume(tensor[0].numpy().copy(), grid.affine, notes)
-    return PlacedScan(shown, tensor, Scan(own, limits, own_hole, fill is not None), notes)
+    return Volume(np.ascontiguousarray(placed.array, dtype=np.float32), grid.affine, notes), own
 
 
 def slice_axis(scan: Volume) -> int:

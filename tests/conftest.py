@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import GOLDEN, build_tiny_config, build_tiny_model
+from tiny import ALL_CHANNELS, GOLDEN, build_tiny_config, build_tiny_model
 from torch import Tensor, nn
 
 from vcm.checkpoint import LoadedModel, load_reference, save_model
@@ -29,6 +29,20 @@ def tiny_folder(tiny_model: LoadedModel, tmp_path_factory: pytest.TempPathFactor
     """A model folder that holds the tiny model, shared: tests that change one copy it first."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     save_model(folder, tiny_model.config, tiny_model.backbone, tiny_model.adapter)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def image_model() -> LoadedModel:
+    """A tiny model with random weights that takes every condition of the embedded one, shared."""
+    return build_tiny_model(channels=ALL_CHANNELS)
+
+
+@pytest.fixture(scope="session")
+def image_folder(image_model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder that holds `image_model`, shared."""
+    folder = tmp_path_factory.mktemp("models") / "images"
+    save_model(folder, image_model.config, image_model.backbone, image_model.adapter)
     return folder
 
 

@@ -170,6 +170,10 @@ BAD = {
         ["generate", "--model", "{model}", "--precision", "int4", "--out", "{out}"],
         "precision is 'int4'",
     ),
+    "a fill without a scan": (
+        ["generate", "--condition", "tumor={mask}", "--fill", "{mask}", "--out", "{out}"],
+        "give the condition partial, too",
+    ),
     "a recipe that is not there": (["generate", "--recipe", "/no/where.json", "--out", "{out}"], "no such recipe"),
     "a recipe that is none": (["generate", "--recipe", "{file}", "--out", "{out}"], "not a recipe"),
     "a recipe and settings": (
@@ -192,6 +196,73 @@ def test_bad_input_gives_exit_code_2_and_one_line(run, arguments, sentence, mask
     assert "Traceback" not in err
     assert "where" not in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def scan(tiny_config, tmp_path):
+    random = np.random.default_rng(1)
+    path = tmp_path / "secretscan.nii.gz"
+    affine = tiny_config.grid.affine.copy()
+    affine[:3, 3] += 0.3
+    Volume((random.random(tiny_config.grid.shape) * 900).astype(np.float32), affine).save(path)
+    return path
+
+
+def test_a_scan_with_a_region_to_make_up_comes_back_changed_only_there(run, mask, scan, image_folder, tmp_path):
+    out = tmp_path / "a"
+    code, told, err = run(
+        "generate", "--condition", f"partial={scan}", "--fill", mask, "--condition", f"t2={scan}",
+        "--model", image_folder, "--steps", 2, "--out", out,
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert sorted(path.name for path in out.iterdir()) == [
+        "condition_partial.nii.gz", "condition_t2.nii.gz", "controlled.nii.gz", "fill.nii.gz", "recipe.json",
+        "uncontrolled.nii.gz",
+    ]  # fmt: skip
+    own, made = Volume.load(scan), Volume.load(out / "controlled.nii.gz")
+    hole = Volume.load(out / "fill.nii.gz", labels=True).array > 0
+    assert hole.any()
+    np.testing.assert_array_equal(made.array[~hole], own.array[~hole])
+    assert (made.array[hole] != own.array[hole]).any()
+    assert "secret" not in told + (out / "recipe.json").read_text()
+
+
+def test_a_recipe_finds_its_scans_beside_it_or_asks_for_them(run, mask, scan, image_folder, tmp_path):
+    out, recipe = tmp_path / "a", tmp_path / "a" / "recipe.json"
+    run("generate", "--condition", f"partial={scan}", "--condition", f"tumor={mask}", "--model", image_folder,
+        "--steps", 2, "--out", out)  # fmt: skip
+    again = ("generate", "--recipe", recipe, "--model", image_folder)
+    assert run(*again, "--out", tmp_path / "b")[0] == 0
+    first = (out / CONTROLLED_FILE).read_bytes()
+    assert (tmp_path / "b" / CONTROLLED_FILE).read_bytes() == first
+
+    (out / "condition_partial.nii.gz").unlink()
+    code, _, err = run(*again, "--out", tmp_path / "c")
+    assert code == 2
+    assert err == (
+        "vcm: The recipe needs the scan that it was made with, and none lies beside it: "
+        "give --condition partial=FILE as well.\n"
+    )
+    assert run(*again, "--condition", f"partial={scan}", "--out", tmp_path / "c")[0] == 0
+    assert (tmp_path / "c" / CONTROLLED_FILE).read_bytes() == first
+    code, _, err = run(*again, "--condition", f"partial={mask}", "--out", tmp_path / "d")
+    assert (code, err) == (2, "vcm: The volume given for partial is not the one that the recipe was made with.\n")
+    code, _, err = run(*again, "--condition", f"tumor={mask}", "--out", tmp_path / "d")
+    assert (code, err) == (
+        2, "vcm: A recipe holds its conditions and settings: give only its scans, partial.\n"
+    )  # fmt: skip
+
+
+def test_scans_and_regions_are_paired_in_a_batch(run, scan, mask, image_folder, tmp_path):
+    scans, regions = tmp_path / "scans", tmp_path / "regions"
+    for folder, file, ending in ((scans, scan, "partial"), (regions, mask, "fill")):
+        folder.mkdir()
+        for case in ("one", "two"):
+            shutil.copy(file, folder / f"{case}_{ending}.nii.gz")
+    code, _, err = run("generate", "--condition", f"partial={scans}", "--fill", regions, "--model", image_folder,
+                       "--steps", 1, "--no-compare", "--out", tmp_path / "a")  # fmt: skip
+    assert (code, err) == (0, "")
+    assert {path.parent.name for path in (tmp_path / "a").glob("*/fill.nii.gz")} == {"one", "two"}
 
 
 def test_a_recipe_of_other_weights_is_refused(run, mask, tiny_folder, tmp_path):

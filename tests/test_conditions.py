@@ -175,12 +175,6 @@ def test_an_unknown_condition_is_refused_with_those_there_are(grid: Grid, tumor:
         prepare_condition("tumour", Volume(tumor, AFFINE), grid)
 
 
-@pytest.mark.parametrize("name", ["partial", "lowres", "t2", "flair"])
-def test_a_condition_that_no_model_takes_yet_says_so(grid: Grid, tumor: np.ndarray, name: str) -> None:
-    with pytest.raises(ValueError, match="not available in this model"):
-        prepare_condition(name, Volume(tumor, AFFINE), grid)
-
-
 # Machado, Oliveira and Fernandes, 2009, severity 1.0, for linear RGB.
 _COLOR_BLINDNESS = {
     "none": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],

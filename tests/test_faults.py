@@ -105,7 +105,7 @@ class Doors:
 
 def call(url: str, *arguments: object) -> tuple[str, dict | list]:
     """Call the endpoint `generate` with its first arguments as any program would; returns event and data."""
-    defaults = [None, None, None, 1.0, 1, 0, "unipc", 0.0, 1.0, "female", 63.0, 0.5, 0.5, False]
+    defaults = [*[None] * 8, 1.0, 1, 0, "unipc", 0.0, 1.0, "female", 63.0, 0.5, 0.5, False]
     joined = httpx.post(
         f"{url}gradio_api/call/generate", json={"data": [*arguments, *defaults[len(arguments) :]]}, timeout=60
     )

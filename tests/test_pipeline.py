@@ -1,16 +1,20 @@
 """The pipeline: what a seed promises, what the caches may not change, and how a run stops."""
 
+import itertools
 import json
 import pickle
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from tiny import GOLDEN, build_tiny_model
 
 from vcm.checkpoint import CheckpointError, LoadedModel
 from vcm.config import CovariateConfig
+from vcm.image_conditions import grow
 from vcm.job import Outcome
 from vcm.pipeline import GenerationError, Pipeline, build_context, choose_device
 from vcm.recipe import request_from_recipe
@@ -329,3 +333,120 @@ def test_the_published_layout_runs_from_a_label_map():
     result = pipeline(GenerationRequest({name: drawn}, num_inference_steps=2, sampler="ddim"))
     assert result.controlled.array.shape == pipeline.grid.shape
     assert not np.array_equal(result.controlled.array, result.uncontrolled.array)
+
+
+# ---- Scans as conditions ---------------------------------------------------------------------------------------------
+
+
+def head(shape, affine) -> Volume:
+    """A smooth head in a scanner's units, 0 in the air."""
+    values = ndimage.gaussian_filter(np.random.default_rng(9).normal(size=shape), 1.5)
+    places = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij"))
+    inside = np.clip(4 * (0.95 - (places**2).sum(0)), 0, 1)
+    return Volume((inside * (800 + 3000 * (values - values.min()))).astype(np.float32), affine)
+
+
+@pytest.fixture
+def images(image_model: LoadedModel) -> Pipeline:
+    return Pipeline(image_model)
+
+
+@pytest.fixture
+def scan() -> Volume:
+    """On a grid of its own: finer, flipped, not the model's."""
+    affine = np.array([[-1.5, 0, 0, 17.3], [0, 1.5, 0, -23.1], [0, 0, 3, -16.2], [0, 0, 0, 1]])
+    return head((22, 31, 11), affine)
+
+
+@pytest.fixture
+def fill(scan: Volume) -> Volume:
+    mask = np.zeros(scan.array.shape, np.uint8)
+    mask[8:14, 10:18, 3:7] = 1
+    return Volume(mask, scan.affine)
+
+
+def test_a_partial_scan_comes_back_on_its_own_grid_and_untouched_outside_the_fill(images, scan, fill):
+    result = images(GenerationRequest({"partial": scan}, num_inference_steps=2, fill=fill))
+    outside = fill.array == 0
+    for volume in (result.controlled, result.uncontrolled):
+        np.testing.assert_array_equal(volume.array[outside], scan.array[outside])
+        np.testing.assert_array_equal(volume.affine, scan.affine)
+    assert (result.controlled.array[~outside] != scan.array[~outside]).all()
+    assert not np.array_equal(result.controlled.array, result.uncontrolled.array)
+    assert result.conditions["partial"].array.shape == images.grid.shape
+    np.testing.assert_array_equal(result.scans["partial"].array, scan.array)
+    np.testing.assert_array_equal(result.fill.array, fill.array)
+
+
+def test_a_tumor_goes_into_a_scan_and_only_its_surroundings_change(images, tumor):
+    own = head(images.grid.shape, images.grid.affine)
+    result = images(GenerationRequest({"partial": own, "tumor": tumor}, num_inference_steps=2))
+    near = grow(tumor.array > 0, 6.0, (2.0, 2.0, 2.0))
+    np.testing.assert_array_equal(result.controlled.array != own.array, near)
+
+
+def test_a_partial_scan_without_a_hole_is_refused(images, scan):
+    with pytest.raises(ValueError, match="The partial condition needs a fill"):
+        images(GenerationRequest({"partial": scan}))
+
+
+def test_another_hole_in_the_same_scan_is_another_volume(images, scan, fill):
+    request = GenerationRequest({"partial": scan}, num_inference_steps=2, fill=fill, compare=False)
+    larger = Volume(np.roll(fill.array, 3, axis=1), fill.affine)
+    first, second = images.plan(request), images.plan(replace(request, fill=larger))
+    assert first.features_key != second.features_key
+
+
+def thick(shape=(16, 24, 8)) -> Volume:
+    return head(shape, np.array([[2.0, 0, 0, -15], [0, 2, 0, -23], [0, 0, 4, -14], [0, 0, 0, 1]]))
+
+
+def test_thick_slices_give_a_volume_on_the_model_grid_in_their_units_with_their_means(images):
+    slices = thick()
+    result = images(GenerationRequest({"lowres": slices}, num_inference_steps=2))
+    assert result.controlled.array.shape == images.grid.shape
+    means = result.controlled.array.reshape(16, 24, 8, 2).mean(3)
+    np.testing.assert_allclose(means, slices.array, atol=2e-3 * slices.array.max())
+    assert result.uncontrolled.array.max() > 10
+
+
+@pytest.mark.parametrize("name", ["t2", "flair"])
+def test_another_contrast_gives_a_t1_between_0_and_1(images, scan, name):
+    result = images(GenerationRequest({name: scan}, num_inference_steps=2))
+    assert result.controlled.array.shape == images.grid.shape
+    assert result.controlled.array.dtype == np.float32
+    assert 0 <= result.controlled.array.min() < result.controlled.array.max() <= 1
+
+
+def test_guidance_0_gives_the_uncontrolled_array_itself_with_scans_too(images, scan, fill):
+    for conditions, region in (({"partial": scan}, fill), ({"lowres": thick()}, None)):
+        request = GenerationRequest(conditions, guidance_scale=0.0, num_inference_steps=2, fill=region)
+        result = images(request)
+        assert result.controlled.array is result.uncontrolled.array
+
+
+def test_a_recipe_with_scans_gives_the_same_voxels(images, scan, fill, tumor):
+    conditions = {"tumor": tumor, "partial": scan, "t2": scan, "lowres": thick()}
+    result = images(GenerationRequest(conditions, num_inference_steps=2, fill=fill))
+    recipe = json.loads(json.dumps(result.recipe))
+    again = images(request_from_recipe(recipe, result.scans))
+    np.testing.assert_array_equal(again.controlled.array, result.controlled.array)
+    assert again.recipe == result.recipe
+
+
+def test_a_pickled_job_leaves_the_scans_at_home(images, scan, fill):
+    job = images.plan(GenerationRequest({"partial": scan}, num_inference_steps=2, fill=fill))
+    sent = pickle.loads(pickle.dumps(job))
+    assert sent.conditions["partial"].scan is None
+    outcome = next(event for event in images.run(sent) if isinstance(event, Outcome))
+    np.testing.assert_array_equal(images.finish(job, outcome).controlled.affine, scan.affine)
+
+
+def test_every_pair_of_conditions_goes_together(images, scan, fill, tumor):
+    given = {"tumor": tumor, "anatomy": tumor, "partial": scan, "lowres": thick(), "t2": scan, "flair": scan}
+    for pair in itertools.combinations(given, 2):
+        region = fill if "partial" in pair else None
+        request = GenerationRequest({name: given[name] for name in pair}, num_inference_steps=1, fill=region)
+        result = images(replace(request, compare=False))
+        assert set(result.conditions) == set(pair)
+        assert np.isfinite(result.controlled.array).all()

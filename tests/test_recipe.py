@@ -11,12 +11,14 @@ import pytest
 
 from vcm.conditions import prepare_condition
 from vcm.config import Grid
+from vcm.image_conditions import measure_range
 from vcm.recipe import (
     MAX_RECIPE_BYTES,
     Environment,
     RecipeError,
     build_recipe,
     check_environment,
+    image_names,
     load_recipe,
     model_name,
     parse_recipe,
@@ -77,14 +79,39 @@ def test_a_recipe_that_cannot_be_written_leaves_the_old_one(recipe, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.json"]
 
 
-def test_an_image_condition_is_named_by_its_hash_and_must_be_given_again(recipe):
-    scan = Volume(np.random.default_rng(0).random(GRID.shape, np.float32), GRID.affine)
-    recipe["conditions"] = {"t2": {"sha256": hashlib.sha256(scan.array.tobytes()).hexdigest()}}
+def scan_recipe(conditions, **settings):
+    request = GenerationRequest(conditions, **settings)
+    prepared = {name: prepare_condition(name, volume, GRID, fill=request.fill) for name, volume in conditions.items()}
+    return json.loads(json.dumps(build_recipe(request, prepared, ENVIRONMENT)))
+
+
+def test_an_image_condition_is_named_by_its_hash_and_must_be_given_again():
+    scan = Volume(np.random.default_rng(0).random(GRID.shape, np.float32) * 900, GRID.affine + 1e-9)
+    recipe = scan_recipe({"t2": scan})
+    assert image_names(recipe) == ("t2",)
+    entry = recipe["conditions"]["t2"]
+    assert entry["sha256"] == hashlib.sha256(scan.array.tobytes()).hexdigest()
+    assert entry["intensities"] == list(measure_range(scan.array))
+    assert "data" not in entry
     with pytest.raises(RecipeError, match="give that volume, too"):
         request_from_recipe(recipe)
     with pytest.raises(RecipeError, match="not the one that the recipe was made with"):
         request_from_recipe(recipe, {"t2": Volume(scan.array * 0.5, GRID.affine)})
-    assert request_from_recipe(recipe, {"t2": scan}).conditions["t2"] is scan
+    again = request_from_recipe(recipe, {"t2": Volume(scan.array, GRID.affine)}).conditions["t2"]
+    np.testing.assert_array_equal(again.array, scan.array)
+    np.testing.assert_array_equal(again.affine, scan.affine)  # to the last digit, which a file would not keep
+
+
+def test_the_region_that_is_made_up_travels_in_the_recipe():
+    scan = Volume(np.random.default_rng(0).random(GRID.shape, np.float32), GRID.affine)
+    mask = np.zeros(GRID.shape, np.uint8)
+    mask[2:5, 3:6, 2:5] = 1
+    recipe = scan_recipe({"partial": scan}, fill=Volume(mask, GRID.affine))
+    again = request_from_recipe(recipe, {"partial": scan})
+    np.testing.assert_array_equal(again.fill.array, mask)
+    recipe["conditions"]["partial"]["fill"]["sha256"] = "0" * 64
+    with pytest.raises(RecipeError, match="condition fill fails its checksum"):
+        request_from_recipe(recipe, {"partial": scan})
 
 
 def test_equal_runs_share_a_key_and_other_runs_do_not(recipe):

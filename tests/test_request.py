@@ -30,6 +30,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "ventricular_volume": 0.5,
         "brain_volume": 0.5,
         "compare": True,
+        "fill": None,
     }
 
 
@@ -117,3 +118,12 @@ def test_a_request_cannot_be_changed_and_travels_by_pickle(volume: Volume) -> No
     copy = pickle.loads(pickle.dumps(request))
     assert copy.seed == 7
     assert np.array_equal(copy.conditions["tumor"].array, volume.array)
+
+
+def test_a_fill_belongs_to_a_partial_scan_and_is_a_volume():
+    volume = Volume(np.zeros((4, 4, 4), np.uint8), np.eye(4))
+    assert GenerationRequest({"partial": volume}, fill=volume).fill is volume
+    with pytest.raises(ValueError, match="give the condition partial, too"):
+        GenerationRequest({"tumor": volume}, fill=volume)
+    with pytest.raises(ValueError, match="fill is of type str; it must be a Volume"):
+        GenerationRequest({"partial": volume}, fill="mask.nii.gz")

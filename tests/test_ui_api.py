@@ -24,6 +24,11 @@ from vcm.volume import Volume
 FIELDS = [
     "tumor",
     "anatomy",
+    "partial",
+    "fill",
+    "lowres",
+    "t2",
+    "flair",
     "semantic",
     "guidance_scale",
     "num_inference_steps",

@@ -1,5 +1,6 @@
 """A tiny model like the embedded one in every switch, made of random weights in milliseconds; the golden numbers."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,11 @@ GOLDEN = Path(__file__).parent / "data" / "golden"
 TINY_GRID = Grid((16, 24, 16), np.array([[2.0, 0, 0, -15], [0, 2, 0, -23], [0, 0, 2, -15], [0, 0, 0, 1]]))
 
 
-def build_tiny_config(grid: Grid = TINY_GRID) -> ModelConfig:
+LABEL_CHANNELS = {"tumor": 3, "anatomy": 4}
+ALL_CHANNELS = {**LABEL_CHANNELS, "partial": 2, "lowres": 1, "t2": 1, "flair": 1}
+
+
+def build_tiny_config(grid: Grid = TINY_GRID, channels: Mapping[str, int] = LABEL_CHANNELS) -> ModelConfig:
     """A model like the embedded one in every switch, small enough that a step takes milliseconds."""
     return ModelConfig(
         name="tiny",
@@ -62,7 +67,7 @@ def build_tiny_config(grid: Grid = TINY_GRID) -> ModelConfig:
             coordinate_channels=True,
         ),
         adapter=AdapterConfig(
-            condition_channels={"tumor": 3, "anatomy": 4},
+            condition_channels=dict(channels),
             condition_encoder=ConditionEncoderConfig(
                 channels=(4, 8, 8), num_res_blocks=(0, 1, 1), downsample=(True, True, False), norm_num_groups=4
             ),
@@ -92,9 +97,9 @@ def randomize(module: nn.Module, seed: int) -> None:
             parameter.copy_(torch.randn(parameter.shape, generator=generator) / fan_in**0.5)
 
 
-def build_tiny_model(grid: Grid = TINY_GRID) -> LoadedModel:
+def build_tiny_model(grid: Grid = TINY_GRID, channels: Mapping[str, int] = LABEL_CHANNELS) -> LoadedModel:
     """A fresh tiny model with random weights, whitening maps included."""
-    config = build_tiny_config(grid)
+    config = build_tiny_config(grid, channels)
     backbone = Backbone(config.backbone, config.latent_shape)
     adapter = VCM(config.adapter)
     for seed, module in enumerate((backbone.autoencoder, backbone.diffusion, adapter)):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 SUFFIXES = (".nii.gz", ".nii")
 
+_FILL = "fill"  # found and paired like a condition, but part of one
+
 
 class CaseError(ValueError):
     """Arguments that name no cases; the message is one sentence."""
@@ -16,18 +18,27 @@ class CaseError(ValueError):
 
 @dataclass(frozen=True)
 class Case:
-    """One volume to be generated: the files of its conditions, by modality name; `name` is None for a single case."""
+    """One volume to be generated.
+
+    `files` are those of its conditions, by modality name, and `fill` that of the region that is made up of a partial
+    scan; `name` is None for a single case.
+    """
 
     name: str | None
     files: dict[str, Path]
+    fill: Path | None = None
 
 
-def find_cases(arguments: Sequence[str]) -> list[Case]:
+def find_cases(arguments: Sequence[str], fill: str | None = None) -> list[Case]:
     """Return the cases that arguments such as "tumor=lesion.nii.gz" stand for.
 
     A folder stands for all NIfTI files in it, and so does a pattern such as "cohort/*_tumor.nii.gz" for those that it
     matches: each file is a case, named after the file without a trailing "_tumor", or after its folder where files are
     named alike. A single file beside many belongs to each of them. No argument at all is one case without conditions.
+
+    Args:
+        arguments: NAME=FILE each.
+        fill: a file, a folder or a pattern likewise, of the regions that are made up.
 
     Raises:
         CaseError: an argument has another form, names no file, or the files of two conditions do not pair up.
@@ -35,14 +46,16 @@ def find_cases(arguments: Sequence[str]) -> list[Case]:
     found: dict[str, list[Path]] = {}
     for argument in arguments:
         name, equals, pattern = argument.partition("=")
-        if not equals or not name or not pattern:
+        if not equals or not name or not pattern or name == _FILL:
             raise CaseError("A condition is given as NAME=FILE, for example tumor=lesion.nii.gz.")
         if name in found:
             raise CaseError(f"The condition {name} is given twice: give a folder or a pattern to make many volumes.")
         found[name] = _find_files(name, pattern)
+    if fill is not None:
+        found[_FILL] = _find_files(_FILL, fill)
     many = {name: files for name, files in found.items() if len(files) > 1}
     if not many:
-        return [Case(None, {name: files[0] for name, files in found.items()})]
+        return [_build_case(None, {name: files[0] for name, files in found.items()})]
     by_case = {name: _name_cases(name, files) for name, files in many.items()}
     first, *others = by_case
     for other in others:
@@ -50,8 +63,13 @@ def find_cases(arguments: Sequence[str]) -> list[Case]:
             raise CaseError(f"The files for {first} and for {other} do not pair up: give both the same names.")
     shared = {name: files[0] for name, files in found.items() if len(files) == 1}
     return [
-        Case(case, shared | {name: files[case] for name, files in by_case.items()}) for case in sorted(by_case[first])
+        _build_case(case, shared | {name: files[case] for name, files in by_case.items()})
+        for case in sorted(by_case[first])
     ]
+
+
+def _build_case(name: str | None, files: dict[str, Path]) -> Case:
+    return Case(name, {each: file for each, file in files.items() if each != _FILL}, files.get(_FILL))
 
 
 def _find_files(name: str, pattern: str) -> list[Path]:

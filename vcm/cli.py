@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vcm.cases import Case
     from vcm.pipeline import Pipeline
     from vcm.request import GenerationRequest, GenerationResult
+    from vcm.volume import Volume
 
 # Nothing of torch, nibabel or Gradio is imported above: `vcm --help` answers at once.
 
@@ -106,6 +107,15 @@ def generate(
         list[str] | None,
         typer.Option("--condition", metavar="NAME=FILE", help="What to follow; a folder or a pattern makes a batch."),
     ] = None,
+    fill: Annotated[
+        str | None,
+        typer.Option(
+            "--fill",
+            metavar="FILE",
+            help="A mask of what is made up of the scan given as partial.",
+            show_default="the tumor and 6 mm around it",
+        ),
+    ] = None,
     recipe: Annotated[
         Path | None, typer.Option("--recipe", metavar="FILE", help="The recipe.json of an earlier run, to repeat it.")
     ] = None,
@@ -134,10 +144,11 @@ def generate(
     precision: PrecisionOption = "auto",
     yes: YesOption = False,
 ) -> None:
-    """Generate a volume that follows label maps, and the uncontrolled one of the same noise.
+    """Generate a volume that follows label maps and scans, and the uncontrolled one of the same noise.
 
     Writes controlled.nii.gz, uncontrolled.nii.gz, one condition_NAME.nii.gz each and recipe.json; with several masks,
-    each into a folder of its own.
+    each into a folder of its own. With --condition partial=SCAN the result is that scan, changed only in the region of
+    --fill or around the tumor; with lowres=SCAN it is in the units of that scan.
     """
     given = {
         "num_inference_steps": steps,
@@ -154,20 +165,28 @@ def generate(
     }
     settings = {name: value for name, value in given.items() if value is not None}
     if recipe is not None:
-        if condition or settings:
+        if settings or fill is not None:
             raise ValueError("A recipe holds its conditions and settings: give --recipe without any of them.")
-        _repeat(recipe, out, model, vcm_weights, device, yes)
+        _repeat(recipe, condition or [], out, model, vcm_weights, device, yes)
         return
-    _generate_all(condition or [], settings, out, model or "mini", vcm_weights, device, precision, yes)
+    _generate_all(condition or [], fill, settings, out, model or "mini", vcm_weights, device, precision, yes)
 
 
-def _repeat(path: Path, out: Path, model: str | None, vcm_weights: str | None, device: str, yes: bool) -> None:
+def _repeat(
+    path: Path,
+    conditions: list[str],
+    out: Path,
+    model: str | None,
+    vcm_weights: str | None,
+    device: str,
+    yes: bool,
+) -> None:
     from vcm.pipeline import Pipeline
     from vcm.pretrained import find_vcm_weights
     from vcm.recipe import check_environment, load_recipe, model_name, request_from_recipe
 
     recipe = load_recipe(path)
-    request = request_from_recipe(recipe)
+    request = request_from_recipe(recipe, _find_scans(recipe, path.parent, conditions))
     precision = "bfloat16" if recipe["environment"].get("precision") == "bfloat16" else "float32"
     model = model or model_name(recipe)
     find_vcm_weights(model, vcm_weights)  # what is missing is told before what a run would take
@@ -178,8 +197,33 @@ def _repeat(path: Path, out: Path, model: str | None, vcm_weights: str | None, d
     _generate_one(pipeline, request, out)
 
 
+def _find_scans(recipe: dict[str, Any], folder: Path, conditions: list[str]) -> dict[str, Volume]:
+    """Return the scans that a recipe names by their hash only: those given, else those that lie beside it."""
+    from vcm.cases import find_cases
+    from vcm.outputs import CONDITION_FILE
+    from vcm.recipe import image_names
+    from vcm.volume import Volume
+
+    cases = find_cases(conditions)
+    given = cases[0].files
+    needed = image_names(recipe)
+    if len(cases) > 1 or not set(given) <= set(needed):
+        told = f"give only its scans, {', '.join(needed)}" if needed else "give --recipe without any of them"
+        raise ValueError(f"A recipe holds its conditions and settings: {told}.")
+    beside = {name: folder / CONDITION_FILE.format(name=name) for name in needed}
+    files = {name: path for name, path in beside.items() if path.is_file()} | given
+    missing = [name for name in needed if name not in files]
+    if missing:
+        raise ValueError(
+            f"The recipe needs the scan that it was made with, and none lies beside it: "
+            f"give --condition {missing[0]}=FILE as well."
+        )
+    return {name: Volume.load(file) for name, file in files.items()}
+
+
 def _generate_all(
     conditions: list[str],
+    fill: str | None,
     settings: dict[str, Any],
     out: Path,
     model: str,
@@ -193,7 +237,7 @@ def _generate_all(
     from vcm.pretrained import find_vcm_weights
     from vcm.request import GenerationRequest
 
-    cases = find_cases(conditions)
+    cases = find_cases(conditions, fill)
     plain = GenerationRequest(**settings)  # a wrong number is told before a model is loaded
     single = len(cases) == 1 and cases[0].name is None
     request = _load_request(cases[0], settings) if single else None
@@ -251,7 +295,8 @@ def _load_request(case: Case, settings: dict[str, Any]) -> GenerationRequest:
     from vcm.volume import Volume
 
     volumes = {name: Volume.load(file, labels=get_modality(name).kind == "labels") for name, file in case.files.items()}
-    return GenerationRequest(conditions=volumes, **settings)
+    fill = None if case.fill is None else Volume.load(case.fill, labels=True)
+    return GenerationRequest(conditions=volumes, fill=fill, **settings)
 
 
 def _generate_one(pipeline: Pipeline, request: GenerationRequest, out: Path) -> None:

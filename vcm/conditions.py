@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vcm.errors import VolumeError
 from vcm.resample import fraction_outside
+from vcm.scans import Scan, prepare_scan
 from vcm.volume import Volume, as_labels, list_values
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ MODALITIES: Mapping[str, Modality] = MappingProxyType(
             Modality(
                 name="partial",
                 title="Partial scan",
-                help="A scan with a region that is to be made up.",
+                help="A scan, a region of which is made up: that of a mask, or the tumor and its surroundings.",
                 channels=2,
                 kind="image",
             ),
@@ -111,15 +112,18 @@ class PreparedCondition:
 
     Attributes:
         name: of its modality.
-        volume: on the model grid; uint8 labels.
-        tensor: (C, X, Y, Z) float32 on the CPU; for labels one channel each, 0 or 1, without background.
+        volume: on the model grid; uint8 labels, or a scan as float32 in [0, 1], 0 in the hole of a partial one.
+        tensor: (C, X, Y, Z) float32 on the CPU; for labels one channel each, 0 or 1, without background; for a scan its
+            intensities, and for a partial one then the hole, 0 or 1.
         notes: sentences for the user on what was read, resampled, lost or empty.
+        scan: of an image condition, as it was given.
     """
 
     name: str
     volume: Volume
     tensor: Tensor
     notes: tuple[str, ...] = ()
+    scan: Scan | None = None
 
 
 def get_modality(name: str) -> Modality:
@@ -139,6 +143,8 @@ def prepare_condition(
     grid: Grid,
     num_labels: int | None = None,
     brain: NDArray[np.bool_] | None = None,
+    fill: Volume | None = None,
+    tumor: NDArray[np.uint8] | None = None,
 ) -> PreparedCondition:
     """Bring a user's volume to the model grid and turn it into a condition tensor.
 
@@ -151,17 +157,21 @@ def prepare_condition(
         grid: of the model.
         num_labels: of a modality whose number of labels the model sets ("semantic").
         brain: (X, Y, Z) on the model grid, where the brain is; given, a tumor outside of it is said.
+        fill: of a partial scan, a mask on any grid of what is to be made up.
+        tumor: of a partial scan without `fill`, labels (X, Y, Z) on the model grid, around which it is made up.
 
     Returns:
         The condition; its notes begin with those of `volume`.
 
     Raises:
-        VolumeError: the values are not labels of this modality, or the volume lies outside the grid.
-        ValueError: there is no such modality, or no model takes it yet.
+        VolumeError: the values are not labels of this modality, or no scan; the volume lies outside the grid; a partial
+            scan has nothing that is to be made up.
+        ValueError: there is no such modality.
     """
     modality = get_modality(name)
-    if modality.kind != "labels":
-        raise ValueError(f"The condition {name!r} is not available in this model.")
+    if modality.kind == "image":
+        image = prepare_scan(name, volume, grid, fill, tumor)
+        return PreparedCondition(name, image.volume, image.tensor, image.notes, image.scan)
     count = modality.channels or num_labels
     if count is None:
         raise ValueError(f"The condition {name!r} needs the number of labels that the model knows.")

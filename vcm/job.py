@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,11 @@ class Job:
     wants_uncontrolled: bool
     features_key: Hashable
     uncontrolled_key: Hashable
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Go into a pickle without the scans as they were given: large, and needed only where the job was planned."""
+        conditions = {name: replace(prepared, scan=None) for name, prepared in self.conditions.items()}
+        return self.__dict__ | {"conditions": conditions}
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from vcm.request import GenerationResult
 CONTROLLED_FILE = "controlled.nii.gz"
 UNCONTROLLED_FILE = "uncontrolled.nii.gz"
 CONDITION_FILE = "condition_{name}.nii.gz"
+FILL_FILE = "fill.nii.gz"
 RECIPE_FILE = "recipe.json"
 
 
@@ -36,6 +37,9 @@ def make_folder(folder: str | Path) -> Path:
 def write_result(result: GenerationResult, folder: str | Path) -> list[Path]:
     """Write a result's volumes and its recipe, and return the files.
 
+    Label conditions are written as they lie on the model grid, scans as they were given: so the recipe finds beside it
+    what it holds by a hash only. Beside a partial scan lies what was made up of it, as `FILL_FILE`.
+
     Each file appears whole or not at all, the recipe last: where there is a recipe, the volumes beside it are its own.
     Files of an earlier result in the folder that this one does not have are removed.
 
@@ -46,8 +50,12 @@ def write_result(result: GenerationResult, folder: str | Path) -> list[Path]:
     volumes = {CONTROLLED_FILE: result.controlled}
     if result.uncontrolled is not None:
         volumes[UNCONTROLLED_FILE] = result.uncontrolled
-    volumes |= {CONDITION_FILE.format(name=name): volume for name, volume in result.conditions.items()}
-    earlier = {*path.glob(CONDITION_FILE.format(name="*")), path / UNCONTROLLED_FILE, path / RECIPE_FILE}
+    conditions = result.conditions | result.scans
+    volumes |= {CONDITION_FILE.format(name=name): volume for name, volume in conditions.items()}
+    if result.fill is not None:
+        volumes[FILL_FILE] = result.fill
+    once = (path / name for name in (UNCONTROLLED_FILE, FILL_FILE, RECIPE_FILE))
+    earlier = {*path.glob(CONDITION_FILE.format(name="*")), *once}
     try:
         for file in earlier - {path / name for name in volumes}:
             file.unlink(missing_ok=True)

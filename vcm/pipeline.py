@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,8 +28,16 @@ from vcm.checkpoint import (
     load_reference,
     verify_files,
 )
-from vcm.conditions import PreparedCondition, check_modalities, clear_anatomy_in_tumor, prepare_condition
+from vcm.conditions import (
+    MODALITIES,
+    PreparedCondition,
+    check_modalities,
+    clear_anatomy_in_tumor,
+    prepare_condition,
+)
 from vcm.config import CovariateConfig, Grid, ModelConfig
+from vcm.image_conditions import scale_intensities
+from vcm.inpaint import fill_hole
 from vcm.job import Job, Outcome, Sample
 from vcm.memory import keep_freed_memory
 from vcm.precision import has_native_bfloat16, use_channels_last
@@ -38,7 +46,9 @@ from vcm.preview import LinearDecoder, choose_block
 from vcm.recipe import Environment, build_recipe, hash_array
 from vcm.request import GenerationRequest, GenerationResult, Preview
 from vcm.sampler import Step, initial_noise, trajectory
+from vcm.scans import Scan
 from vcm.share import attach_vcm
+from vcm.thick_slices import agree_with_slices, restore_units
 from vcm.volume import Volume
 
 if TYPE_CHECKING:
@@ -202,7 +212,7 @@ class Pipeline:
             bool(conditions) and request.guidance_scale != 0.0 and request.control_start < request.control_end
         )
         wants_uncontrolled = request.compare or not wants_controlled
-        features_key = tuple((name, hash_array(prepared.volume.array)) for name, prepared in conditions.items())
+        features_key = tuple((name, _hash_condition(prepared)) for name, prepared in conditions.items())
         uncontrolled_key = (
             tuple(context.flatten().tolist()),
             request.seed,
@@ -210,7 +220,7 @@ class Pipeline:
             request.sampler,
         )
         return Job(
-            request=replace(request, conditions={}),
+            request=replace(request, conditions={}, fill=None),
             conditions=conditions,
             recipe=build_recipe(request, conditions, self.environment),
             context=context,
@@ -226,17 +236,21 @@ class Pipeline:
         """Return the request's conditions as the model takes them, by name in the model's order.
 
         Raises:
-            VolumeError: a volume does not lie on the model's grid, or holds values that are no labels of it.
+            VolumeError: a volume does not lie on the model's grid, or holds values that are no labels of it; or a scan
+                is none, or nothing of a partial one is to be made up.
             ValueError: the model does not take a condition.
         """
         check_modalities(request.conditions, self.modalities)
         channels = self.config.adapter.condition_channels
-        prepared = {
-            name: prepare_condition(name, request.conditions[name], self.grid, channels[name], self.brain)
-            for name in self.modalities
-            if name in request.conditions
-        }
-        return clear_anatomy_in_tumor(prepared)
+        prepared: dict[str, PreparedCondition] = {}
+        given = [name for name in self.modalities if name in request.conditions]
+        for name in sorted(
+            given, key=lambda name: MODALITIES[name].kind != "labels"
+        ):  # a tumor may say where a hole is
+            tumor = prepared["tumor"].volume.array if "tumor" in prepared else None
+            volume, count = request.conditions[name], channels[name]
+            prepared[name] = prepare_condition(name, volume, self.grid, count, self.brain, request.fill, tumor)
+        return clear_anatomy_in_tumor({name: prepared[name] for name in given})
 
     def run(self, job: Job) -> Generator[Preview | Outcome, None, None]:
         """Compute a job, yielding a Preview after every step and the Outcome last.
@@ -286,18 +300,22 @@ class Pipeline:
         if uncontrolled is not None:
             self._samples.put(job.uncontrolled_key, uncontrolled)
         compared = uncontrolled if job.request.compare else None
+        scans = {name: prepared.scan for name, prepared in job.conditions.items() if prepared.scan is not None}
+        free = None if uncontrolled is None else self._to_volume(uncontrolled, scans)
         conditions = {name: prepared.volume for name, prepared in job.conditions.items()}
         found = {"controlled": controlled.segmentation}
         if compared is not None:
             found["uncontrolled"] = compared.segmentation
         return GenerationResult(
-            controlled=self._to_volume(controlled),
-            uncontrolled=None if compared is None else self._to_volume(compared),
+            controlled=free if controlled is uncontrolled and free else self._to_volume(controlled, scans, agree=True),
+            uncontrolled=None if compared is None else free,
             conditions=conditions,
             recipe=job.recipe,
             adherence=measure_adherence(conditions, found),
             timings=dict(outcome.timings),
             segmentation=self._to_labels(controlled),
+            scans={name: scan.volume for name, scan in scans.items()},
+            fill=scans["partial"].hole if "partial" in scans else None,
         )
 
     def _start_chain(self, job: Job, features: Tensor | None) -> Iterator[Step]:
@@ -340,13 +358,28 @@ class Pipeline:
     def _segment(self, volume: NDArray[np.float32]) -> Segmentation | None:
         return None if self.segmenter is None else Segmentation(*self.segmenter.segment(volume))
 
-    def _to_volume(self, sample: Sample) -> Volume:
-        return Volume(sample.array, self.grid.affine)
+    def _to_volume(self, sample: Sample, scans: Mapping[str, Scan], *, agree: bool = False) -> Volume:
+        """Bring a sample back to the units, and for a partial scan to the grid, of the scans that it was made from."""
+        volume = Volume(sample.array, self.grid.affine)
+        slices, partial = scans.get("lowres"), scans.get("partial")
+        if slices is not None:
+            volume = restore_units(slices, volume)
+            volume = agree_with_slices(slices, volume) if agree else volume
+        if partial is None:
+            return volume
+        if slices is not None:  # the scan with the hole has the last word on units
+            volume = Volume(scale_intensities(volume.array, slices.limits), volume.affine)
+        return fill_hole(partial, volume)
 
     def _to_labels(self, sample: Sample) -> dict[str, Volume] | None:
         if sample.segmentation is None:
             return None
         return {name: Volume(labels, self.grid.affine) for name, labels in sample.segmentation._asdict().items()}
+
+
+def _hash_condition(prepared: PreparedCondition) -> str:
+    """Return a hash of what is encoded; labels are told by themselves, at a third of the bytes."""
+    return hash_array(prepared.volume.array if prepared.scan is None else prepared.tensor.numpy())
 
 
 def _require_finite(tensor: Tensor) -> None:

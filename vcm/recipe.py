@@ -32,7 +32,10 @@ MAX_RECIPE_BYTES = 2**24  # a label map that compresses badly stays far below
 
 _PACKAGES = ("torch", "monai", "diffusers", "numpy", "scipy")
 _ENCODING = "zlib+base64"
-_REQUEST_FIELDS = tuple(field.name for field in dataclasses.fields(GenerationRequest) if field.name != "conditions")
+_VOLUME_FIELDS = ("conditions", "fill")
+_REQUEST_FIELDS = tuple(
+    field.name for field in dataclasses.fields(GenerationRequest) if field.name not in _VOLUME_FIELDS
+)
 
 
 class RecipeError(ValueError):
@@ -61,7 +64,9 @@ def build_recipe(
     """Return the recipe of a run as plain JSON types.
 
     Label conditions are embedded as they lie on the model grid, so that following the recipe needs no other file;
-    image conditions go in by their SHA-256 only. No file name of the user's is known here, so none is written.
+    image conditions go in as they were given, by their SHA-256 only, with the intensities that became 0 and 1. The
+    region that a user wants made up is embedded on the grid of its scan. No file name of the user's is known here, so
+    none is written.
     """
     return {
         "schema": SCHEMA,
@@ -82,7 +87,7 @@ def request_from_recipe(recipe: Mapping[str, Any], images: Mapping[str, Volume] 
 
     Args:
         recipe: as `build_recipe` or `parse_recipe` returned it.
-        images: the image conditions that the recipe names by their hash only, on the model grid.
+        images: the image conditions that the recipe names by their hash only, as they were given.
 
     Raises:
         RecipeError: something is missing, unknown, of the wrong type, damaged, or an image is not the one meant.
@@ -97,6 +102,7 @@ def request_from_recipe(recipe: Mapping[str, Any], images: Mapping[str, Volume] 
     if missing:
         raise RecipeError(f"The recipe lacks the settings {', '.join(missing)}.")
     conditions: dict[str, Volume] = {}
+    fill: Volume | None = None
     for name, entry in _mapping(recipe, "conditions").items():
         if name not in MODALITIES:
             raise RecipeError("The recipe has a condition that this version does not know.")
@@ -104,7 +110,14 @@ def request_from_recipe(recipe: Mapping[str, Any], images: Mapping[str, Volume] 
             raise RecipeError(f"The recipe's condition {name} must be an object.")
         labels = MODALITIES[name].kind == "labels"
         conditions[name] = _read_labels(name, entry) if labels else _find_image(name, entry, images or {})
-    return GenerationRequest(conditions=conditions, **settings)
+        if name == "partial" and "fill" in entry:
+            fill = _read_labels("fill", _mapping(entry, "fill"))
+    return GenerationRequest(conditions=conditions, fill=fill, **settings)
+
+
+def image_names(recipe: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the conditions that a recipe holds by their hash only, so that their scans must be found."""
+    return tuple(name for name in _mapping(recipe, "conditions") if name in MODALITIES and _is_image(name))
 
 
 def parse_recipe(text: str | bytes) -> dict[str, Any]:
@@ -207,17 +220,31 @@ def _versions() -> dict[str, str]:
 
 
 def _describe_condition(condition: PreparedCondition) -> dict[str, Any]:
-    volume = condition.volume
-    entry: dict[str, Any] = {
+    if condition.scan is None:
+        return _embed_labels(condition.volume)
+    scan = condition.scan
+    entry = _describe_place(scan.volume) | {"intensities": list(scan.limits)}
+    if scan.hole is not None and scan.is_hole_given:
+        entry["fill"] = _embed_labels(scan.hole)
+    return entry
+
+
+def _describe_place(volume: Volume) -> dict[str, Any]:
+    return {
         "shape": list(volume.array.shape),
         "affine": volume.affine.tolist(),
         "sha256": hash_array(volume.array),
     }
-    if MODALITIES[condition.name].kind == "labels":
-        labels = np.ascontiguousarray(volume.array, dtype=np.uint8)
-        entry["encoding"] = _ENCODING
-        entry["data"] = base64.b64encode(zlib.compress(labels.tobytes(), level=9)).decode("ascii")
-    return entry
+
+
+def _embed_labels(volume: Volume) -> dict[str, Any]:
+    labels = np.ascontiguousarray(volume.array, dtype=np.uint8)
+    data = base64.b64encode(zlib.compress(labels.tobytes(), level=9)).decode("ascii")
+    return _describe_place(volume) | {"encoding": _ENCODING, "data": data}
+
+
+def _is_image(name: str) -> bool:
+    return MODALITIES[name].kind == "image"
 
 
 def _read_labels(name: str, entry: Mapping[str, Any]) -> Volume:
@@ -244,11 +271,16 @@ def _read_labels(name: str, entry: Mapping[str, Any]) -> Volume:
 
 
 def _find_image(name: str, entry: Mapping[str, Any], images: Mapping[str, Volume]) -> Volume:
+    """Return the scan that a recipe means, at the exact place that it had: a file keeps fewer digits of an affine."""
     if name not in images:
         raise RecipeError(f"The recipe names its condition {name} by a checksum only: give that volume, too.")
-    if hash_array(images[name].array) != entry.get("sha256"):
+    array = images[name].array.astype(np.float32) + np.float32(0)  # a file may turn -0 into 0
+    if array.shape != _read_shape(name, entry) or hash_array(array) != entry.get("sha256"):
         raise RecipeError(f"The volume given for {name} is not the one that the recipe was made with.")
-    return images[name]
+    try:
+        return Volume(array, _read_affine(name, entry))
+    except VolumeError:
+        raise RecipeError(f"The recipe's condition {name} has an impossible place in space.") from None
 
 
 def _read_shape(name: str, entry: Mapping[str, Any]) -> tuple[int, ...]:

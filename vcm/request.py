@@ -39,6 +39,8 @@ class GenerationRequest:
         ventricular_volume: 0 to 1 of the range that the model was trained on.
         brain_volume: 0 to 1 of the range that the model was trained on.
         compare: whether to generate the uncontrolled volume of the same noise as well.
+        fill: for the condition "partial", a mask on any grid of what is to be made up; without one it is the tumor
+            and what lies within 6 mm of it.
 
     Raises:
         ValueError: a value is of the wrong type or out of its range; the sentence names field, value and range.
@@ -56,6 +58,7 @@ class GenerationRequest:
     ventricular_volume: float = 0.5
     brain_volume: float = 0.5
     compare: bool = True
+    fill: Volume | None = None
 
     def __post_init__(self) -> None:
         self._set("conditions", _read_conditions(self.conditions))
@@ -79,6 +82,10 @@ class GenerationRequest:
         self._set("brain_volume", _read_number("brain_volume", self.brain_volume, 0.0, 1.0))
         if not isinstance(self.compare, bool):
             raise ValueError(f"compare is {_show(self.compare)}; it must be true or false.")
+        if self.fill is not None and not isinstance(self.fill, Volume):
+            raise ValueError(f"fill is of type {type(self.fill).__name__}; it must be a Volume.")
+        if self.fill is not None and "partial" not in self.conditions:
+            raise ValueError("fill is the region of a partial scan that is made up: give the condition partial, too.")
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -104,14 +111,17 @@ class GenerationResult:
     """A generated volume with all that made it.
 
     Attributes:
-        controlled: the volume, float32 in [0, 1], on the model grid.
-        uncontrolled: the same noise without any condition; None where the request did not compare.
+        controlled: the volume, float32 in [0, 1], on the model grid. With a partial scan it is that scan, on its own
+            grid and in its own units, untouched outside the hole; with thick slices it is in their units.
+        uncontrolled: the same noise without any condition, likewise; None where the request did not compare.
         conditions: by modality name, on the model grid, as the model took them.
         recipe: all that is needed to generate the same voxels again; JSON.
         adherence: how well the volume follows what was drawn; None where nothing can be measured.
         timings: seconds by stage.
         segmentation: what the model's own segmenter finds in the controlled volume, as label volumes by modality name
             ("tumor", "anatomy"); None where the model has none.
+        scans: the image conditions as they were given, by modality name, on their own grids and in their own units.
+        fill: what was made up of the partial scan, uint8 on its own grid; None without one.
     """
 
     controlled: Volume
@@ -121,6 +131,8 @@ class GenerationResult:
     adherence: dict[str, Any] | None = None
     timings: dict[str, float] = field(default_factory=dict)
     segmentation: dict[str, Volume] | None = None
+    scans: dict[str, Volume] = field(default_factory=dict)
+    fill: Volume | None = None
 
 
 def _read_conditions(value: Any) -> dict[str, Volume]:

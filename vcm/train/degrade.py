@@ -63,7 +63,7 @@ def thicken_slices(image: Tensor, factor: int, offset: int = 0) -> Tensor:
     """
     depth = image.shape[2]
     behind = -(depth + offset) % factor
-    padded = functional.pad(image[None], (offset, behind), mode="replicate")[None]  # (1, 1, X, Y, Z')
+    padded = functional.pad(image[None, None], (offset, behind, 0, 0, 0, 0), mode="replicate")  # (1, 1, X, Y, Z')
     thick = functional.avg_pool3d(padded, kernel_size=(1, 1, factor))
     smooth = functional.interpolate(thick, size=padded.shape[2:], mode="trilinear", align_corners=False)
     return smooth[0, 0, :, :, offset : offset + depth]

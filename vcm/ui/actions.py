@@ -34,6 +34,7 @@ from vcm.ui.studio import Finished, Studio
 from vcm.ui.views import (
     ResultView,
     Shown,
+    show_on_grid,
     view_background,
     view_drawing,
     view_files,
@@ -116,7 +117,10 @@ class Actions:
         page, folder = self._page, session_folder(request)
         try:
             wanted, settings = self._read(values)
-            run = GenerationRequest(self._read_conditions(drawing, uploaded, wanted), **settings)
+            scans, fill = page.scans.read(wanted, folder)
+            labels = {name: is_wanted for name, is_wanted in wanted.items() if name not in page.scans.uses}
+            conditions = self._read_conditions(drawing, uploaded, labels) | scans
+            run = GenerationRequest(conditions, fill=fill, **settings)
             yield {page.controls.settings["seed"]: run.seed}
             yield from self._follow(run, drawing, folder)
         except FORESEEN as error:
@@ -165,8 +169,11 @@ class Actions:
             Path(path).unlink(missing_ok=True)
         return self._put(content) | {page.recipe: None}
 
-    def uploader(self, modality: str) -> Callable[..., Updates]:
+    def uploader(self, modality: str) -> Callable[..., Any]:
         """Return the handler of one modality's drop zone: path, drawing and uploaded maps in, updates out."""
+        page = self._page
+        if modality in page.scans.uploads:
+            return page.scans.taker(modality, self._grid, page.status, page.editor)
 
         def take(
             path: str | None, drawing: SliceCanvasData | None, uploaded: UploadedMaps | None, request: gr.Request
@@ -307,7 +314,7 @@ class Actions:
         updates[self._page.status] = words.status(f"{text} {told}".strip(), event.notes, kind="done")
         if event.result.uncontrolled is not None and drawing is not None:
             # The next stroke is drawn on the very brain that the next run starts from.
-            brain = view_background(event.result.uncontrolled.array, folder)
+            brain = view_background(show_on_grid(event.result, event.result.uncontrolled).array, folder)
             updates[self._page.editor] = drawing.with_layers([brain, *drawing.layers[1:]])
         return updates
 
@@ -321,7 +328,8 @@ class Actions:
         }
         for name, use in page.uses.items():
             is_wanted = name in content.wanted
-            updates[use] = gr.update(value=is_wanted, interactive=is_wanted or name == self._palette.modality)
+            is_free = is_wanted or name == self._palette.modality or name in page.scans.uses
+            updates[use] = gr.update(value=is_wanted, interactive=is_free)
         if content.result is not None and content.files is not None:
             updates |= self._show_again(Shown(content.result, content.files, ROUNDED_NOTE))
         return updates

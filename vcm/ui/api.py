@@ -11,6 +11,7 @@ import gradio as gr
 from gradio.data_classes import FileData
 from gradio.utils import get_upload_folder
 
+from vcm.conditions import MODALITIES
 from vcm.request import GenerationRequest
 from vcm.ui.examples import Example
 from vcm.ui.failures import FORESEEN, explain
@@ -35,6 +36,11 @@ def build_api(studio: Studio, examples: Sequence[Example], concurrency_id: str) 
         request: gr.Request,
         tumor: FileData | None = None,
         anatomy: FileData | None = None,
+        partial: FileData | None = None,
+        fill: FileData | None = None,
+        lowres: FileData | None = None,
+        t2: FileData | None = None,
+        flair: FileData | None = None,
         semantic: FileData | None = None,
         guidance_scale: float = 1.0,
         num_inference_steps: int = 20,
@@ -48,14 +54,19 @@ def build_api(studio: Studio, examples: Sequence[Example], concurrency_id: str) 
         brain_volume: float = 0.5,
         compare: bool = True,
     ) -> Generator[tuple[list[FileData], dict], None, None]:
-        """Generate a 3D brain MRI that follows label maps, and the uncontrolled one of the same noise.
+        """Generate a 3D brain MRI that follows label maps and scans, and the uncontrolled one of the same noise.
 
-        For research and teaching only. The label maps are NIfTI files on any grid, brought to the model's by their
-        place in the world.
+        For research and teaching only. The label maps and scans are NIfTI files on any grid, brought to the model's by
+        their place in the world.
 
         Args:
             tumor: NIfTI label map, 1 necrotic core, 2 edema, 3 enhancing tumor; empty asks for no tumor.
             anatomy: NIfTI label map, 1 CSF, 2 gray matter, 3 white matter, 4 ventricles.
+            partial: NIfTI scan, a region of which is made up; it comes back on its own grid, untouched elsewhere.
+            fill: NIfTI mask of that region; without it, the tumor and what lies within 6 mm of it.
+            lowres: NIfTI T1-weighted scan of thick axial slices; the result is in its units.
+            t2: NIfTI T2-weighted scan.
+            flair: NIfTI FLAIR scan.
             semantic: NIfTI label map of a released model.
             guidance_scale: strength of the control, 0 (none) to 10; 1 is how the model was trained.
             num_inference_steps: denoising steps, 1 to 1000.
@@ -70,14 +81,27 @@ def build_api(studio: Studio, examples: Sequence[Example], concurrency_id: str) 
             compare: whether to generate the uncontrolled volume, too.
 
         Returns:
-            The files: controlled.nii.gz, uncontrolled.nii.gz, one condition_<name>.nii.gz each, recipe.json.
+            The files: controlled.nii.gz, uncontrolled.nii.gz, one condition_<name>.nii.gz each, recipe.json;
+                with partial also fill.nii.gz, what was made up.
             The recipe, which holds all that is needed to generate the same voxels again.
         """
-        given = {"tumor": tumor, "anatomy": anatomy, "semantic": semantic}
-        files = {name: file for name, file in given.items() if file is not None}
+        given = {
+            "tumor": tumor,
+            "anatomy": anatomy,
+            "partial": partial,
+            "lowres": lowres,
+            "t2": t2,
+            "flair": flair,
+            "semantic": semantic,
+        }
         try:
             run = GenerationRequest(
-                conditions={name: Volume.load(uploaded_path(file), labels=True) for name, file in files.items()},
+                conditions={
+                    name: Volume.load(uploaded_path(file), labels=MODALITIES[name].kind == "labels")
+                    for name, file in given.items()
+                    if file is not None
+                },
+                fill=None if fill is None else Volume.load(uploaded_path(fill), labels=True),
                 guidance_scale=guidance_scale,
                 num_inference_steps=num_inference_steps,
                 seed=seed,

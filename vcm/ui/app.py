@@ -22,6 +22,7 @@ from vcm.ui.guard import build_guard
 from vcm.ui.layout import Page, build_layout
 from vcm.ui.models import render_models
 from vcm.ui.palette import build_palette, label_modalities
+from vcm.ui.scan_uploads import image_modalities
 from vcm.ui.session_files import KEEP_SECONDS, remove_old_sessions, remove_session
 from vcm.ui.studio import Studio
 from vcm.ui.theme import STYLE_SHEET, build_theme
@@ -84,6 +85,7 @@ def build_app(pipeline: Pipeline, examples: Path = EXAMPLES, problem: str | None
             models=render_models(pipeline, problem),
             covariates=pipeline.config.covariates,
             modalities=modalities,
+            images=image_modalities(pipeline),
             palette=palette,
             examples=offered,
             content=content,
@@ -195,6 +197,7 @@ def _outputs(page: Page) -> list[Component]:
         *page.uses.values(),
         *page.uploads.values(),
         page.uploaded,
+        *page.scans.seen.values(),
         *page.controls.inputs,
         page.viewer,
         *page.pair,

@@ -37,6 +37,8 @@ class ResultCache:
 
 def _count_bytes(result: GenerationResult) -> int:
     volumes = [result.controlled, *result.conditions.values(), *(result.segmentation or {}).values()]
-    if result.uncontrolled is not None:
-        volumes.append(result.uncontrolled)
+    volumes += [
+        *result.scans.values(),
+        *(volume for volume in (result.uncontrolled, result.fill) if volume is not None),
+    ]
     return sum(volume.array.nbytes for volume in volumes)

@@ -16,6 +16,7 @@ from vcm.request import GenerationRequest
 from vcm.ui import words
 from vcm.ui.examples import Example
 from vcm.ui.palette import Palette
+from vcm.ui.scan_uploads import FILL, find_scans, keep_scan
 from vcm.ui.slice_canvas import SliceCanvasData
 from vcm.ui.views import FilesView, ResultView, view_drawing, view_files, view_result
 
@@ -59,21 +60,27 @@ def show_nothing(pipeline: Pipeline, palette: Palette, folder: Path) -> Content:
 def show_recipe(recipe: Mapping[str, Any], pipeline: Pipeline, palette: Palette, folder: Path) -> Content:
     """Return the drawing and the settings of a run that somebody made, ready to be generated again.
 
+    Its scans must have been dropped in this session before, since a recipe holds them by a checksum only.
+
     Raises:
         VolumeError, ValueError: the recipe is damaged, or its conditions are not for this model.
     """
-    request = request_from_recipe(recipe)
+    request = request_from_recipe(recipe, find_scans(folder))
     prepared = pipeline.prepare(request)
     try:
         notes = check_environment(recipe, pipeline.environment)
     except RecipeError:
         notes = ("It was made with other weights, so its voxels will differ.",)
-    conditions = {name: each.volume.array for name, each in prepared.items()}
+    for name in prepared.keys() & find_scans(folder).keys():
+        keep_scan(folder, name, request.conditions[name])  # in the exact place that the recipe gives
+    if request.fill is not None:
+        keep_scan(folder, FILL, request.fill)
+    conditions = {name: each.volume.array for name, each in prepared.items() if each.scan is None}
     others = {name: labels for name, labels in conditions.items() if name != palette.modality}
     return Content(
         request=request,
         drawing=view_drawing(pipeline.grid, palette, folder, others=others, mask=conditions.get(palette.modality)),
-        wanted=frozenset(conditions),
+        wanted=frozenset(prepared) | ({FILL} if request.fill is not None else set()),
         status=" ".join(("The recipe is restored: press Generate.", *notes)),
         others=others,
     )

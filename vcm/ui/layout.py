@@ -17,6 +17,7 @@ from vcm.ui.examples import Example
 from vcm.ui.label_maps import pack_labels
 from vcm.ui.lesion_builder import LesionBuilder, build_lesion_builder
 from vcm.ui.palette import Palette
+from vcm.ui.scan_uploads import ScanUploads, build_scan_uploads
 from vcm.ui.scene import Scene
 from vcm.ui.slice_canvas import SliceCanvas, SliceCanvasData
 from vcm.ui.views import FilesView, Shown
@@ -30,8 +31,8 @@ class Page:
     """The components that handlers read and write.
 
     `uses` and `uploads` are by modality: whether a condition is followed, and where its file is dropped. `uploaded`
-    keeps the maps that were uploaded but are not drawn on, `shown` the last finished result. `lesion` is None where no
-    tumor is drawn. `downloads` are by file name.
+    keeps the maps that were uploaded but are not drawn on, `shown` the last finished result. `scans` are the components
+    of the image conditions alone. `lesion` is None where no tumor is drawn. `downloads` are by file name.
     """
 
     examples: gr.HTML
@@ -40,6 +41,7 @@ class Page:
     uses: dict[str, gr.Checkbox]
     uploads: dict[str, gr.File]
     uploaded: gr.State
+    scans: ScanUploads
     controls: Controls
     viewer: SliceCanvas
     pair: tuple[SliceCanvas, SliceCanvas]
@@ -62,6 +64,7 @@ def build_layout(
     models: str,
     covariates: CovariateConfig,
     modalities: Sequence[str],
+    images: Sequence[str],
     palette: Palette,
     examples: Sequence[Example],
     content: Content,
@@ -75,6 +78,7 @@ def build_layout(
         models: which models there are, as HTML.
         covariates: what 0 and 1 stand for.
         modalities: the label modalities of the model, the drawn one first.
+        images: the modalities of the model that are scans.
         palette: of the drawn modality.
         examples: for the strip at the top.
         content: what the page opens on.
@@ -103,6 +107,8 @@ def build_layout(
             )
             lesion = build_lesion_builder() if draws_tumor else None
             uses, uploads, uploaded = _build_conditions(modalities, content)
+            scans = build_scan_uploads(images, content.wanted)
+            _tell_absent((*modalities, *images))
         with gr.Column(elem_id="sample", min_width=0):
             gr.HTML(_heading(2, "Sample", "Who the brain belongs to, and how it is drawn from noise."))
             with gr.Column(elem_id="controls", min_width=0):
@@ -124,7 +130,7 @@ def build_layout(
                     _build_half("Uncontrolled", result.uncontrolled if result else None),
                 )
             scene = Scene(files.scene if files else None, elem_id="scene")
-            downloads, download_note = _build_downloads(modalities, files)
+            downloads, download_note = _build_downloads((*modalities, *images), files)
             adherence = gr.HTML(result.adherence if result else "", elem_id="adherence")
             with gr.Column(elem_classes=["modality", "restore"], min_width=0):
                 recipe = gr.File(label="Recipe", file_types=[".json"], elem_id="upload-recipe")
@@ -139,8 +145,9 @@ def build_layout(
         examples=strip,
         editor=editor,
         lesion=lesion,
-        uses=uses,
-        uploads=uploads,
+        uses=uses | scans.uses,
+        uploads=uploads | scans.uploads,
+        scans=scans,
         uploaded=uploaded,
         controls=controls,
         viewer=viewer,
@@ -207,6 +214,10 @@ def _build_conditions(
                 uploads[name] = gr.File(
                     label=f"{MODALITIES[name].title} map", file_types=[".nii", ".gz"], elem_id=f"upload-{name}"
                 )
+    return uses, uploads, gr.State({name: pack_labels(labels) for name, labels in content.others.items()})
+
+
+def _tell_absent(modalities: Sequence[str]) -> None:
     absent = [modality for name, modality in MODALITIES.items() if name not in modalities and name != "semantic"]
     if absent:
         chips = "".join(f'<li aria-disabled="true">{escape(modality.title)}</li>' for modality in absent)
@@ -214,14 +225,15 @@ def _build_conditions(
             f'<div class="absent"><ul>{chips}</ul><p>Not in the model that is loaded: it was trained without them.</p>'
             "</div>"
         )
-    return uses, uploads, gr.State({name: pack_labels(labels) for name, labels in content.others.items()})
 
 
 def _build_downloads(
     modalities: Sequence[str], content: FilesView | None
 ) -> tuple[dict[str, gr.DownloadButton], gr.HTML]:
     titles: dict[str, str] = {"controlled.nii.gz": "Controlled", "uncontrolled.nii.gz": "Uncontrolled"}
-    titles |= {f"condition_{name}.nii.gz": f"{MODALITIES[name].title} map" for name in modalities}
+    kinds = {name: " map" if MODALITIES[name].kind == "labels" else "" for name in modalities}
+    titles |= {f"condition_{name}.nii.gz": f"{MODALITIES[name].title}{kind}" for name, kind in kinds.items()}
+    titles |= {"fill.nii.gz": "What was made up"} if "partial" in modalities else {}
     titles["recipe.json"] = "Recipe"
     files = content.files if content else {}
     with gr.Row(elem_id="downloads"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from vcm.conditions import MODALITIES
 from vcm.config import Grid
+from vcm.image_conditions import scale_intensities
 from vcm.request import GenerationResult
 from vcm.ui import words
 from vcm.ui.palette import Palette
 from vcm.ui.scene import SceneData, publish_scene
 from vcm.ui.session_files import write_downloads
 from vcm.ui.slice_canvas import Layer, SliceCanvasData, canvas_value, image_layer, publish_volume
+from vcm.volume import Volume
 
 _MOST_DIFFERENCE = 0.5  # of the intensity range; what differs more is a lesion and may saturate
 
@@ -48,8 +50,25 @@ class Shown:
     note: str = ""
 
 
+def show_on_grid(result: GenerationResult, volume: Volume) -> Volume:
+    """Return a volume of a result in [0, 1] on the model grid, where scans have taken it to their own grid or units."""
+    name = next((name for name in ("partial", "lowres") if name in result.scans), None)
+    if name is None:
+        return volume
+    like = result.conditions[name]
+    low, high = result.recipe["conditions"][name]["intensities"]
+    scaled = Volume(scale_intensities(volume.array, (low, high)), volume.affine)
+    return scaled.to_grid(like.array.shape, like.affine)
+
+
+def _show_all_on_grid(result: GenerationResult) -> GenerationResult:
+    uncontrolled = None if result.uncontrolled is None else show_on_grid(result, result.uncontrolled)
+    return replace(result, controlled=show_on_grid(result, result.controlled), uncontrolled=uncontrolled)
+
+
 def view_result(result: GenerationResult, palette: Palette, folder: Path) -> ResultView:
     """Publish a result's volumes and their difference, with the drawn condition over them."""
+    result = _show_all_on_grid(result)
     layers = [image_layer("Controlled", result.controlled.array, folder)]
     if result.uncontrolled is not None:
         difference = result.controlled.array - result.uncontrolled.array
@@ -71,7 +90,7 @@ def view_result(result: GenerationResult, palette: Palette, folder: Path) -> Res
 
 def view_files(result: GenerationResult, palette: Palette, folder: Path) -> FilesView:
     """Write a result's files and its 3-D view."""
-    return FilesView(write_downloads(result, folder), publish_scene(result, palette, folder))
+    return FilesView(write_downloads(result, folder), publish_scene(_show_all_on_grid(result), palette, folder))
 
 
 def view_preview(

@@ -1,0 +1,92 @@
+"""A volume agrees with the thick slices that it was made from, in their own units."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from vcm.image_conditions import measure_range
+from vcm.scans import Scan
+from vcm.thick_slices import agree_with_slices, restore_units
+from vcm.volume import Volume
+
+AFFINE = np.array([[2.0, 0, 0, -15], [0, 2, 0, -19], [0, 0, 2, -23], [0, 0, 0, 1]])
+SHAPE = (16, 20, 24)
+
+
+def field(seed: int, shape=SHAPE) -> np.ndarray:
+    values = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), 1.5)
+    return ((values - values.min()) / np.ptp(values) * 900 + 50).astype(np.float32)
+
+
+def thick(image: np.ndarray, factor: int) -> Scan:
+    """Axial slices that are means of `factor` slices of an image on the model grid."""
+    array = image.reshape(*image.shape[:2], -1, factor).mean(3)
+    affine = AFFINE.copy()
+    affine[2, 2] *= factor
+    affine[2, 3] += factor - 1
+    return Scan(Volume(array, affine), measure_range(array))
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_the_mean_over_each_thick_slice_is_what_went_in(factor):
+    scan = thick(field(1), factor)
+    agreed = agree_with_slices(scan, Volume(field(2), AFFINE)).array
+    means = agreed.reshape(16, 20, -1, factor).mean(3)
+    np.testing.assert_allclose(means, scan.volume.array, atol=1e-3 * np.ptp(scan.volume.array))
+
+
+def test_a_volume_that_agrees_already_stays():
+    image = field(1)
+    agreed = agree_with_slices(thick(image, 4), Volume(image, AFFINE)).array
+    np.testing.assert_allclose(agreed, image, atol=0.01)
+
+
+def test_agreeing_brings_a_guess_nearer_to_the_truth_without_steps_between_slices():
+    truth = field(1)
+    guess = truth + 0.3 * (field(2) - 400)
+    agreed = agree_with_slices(thick(truth, 4), Volume(guess, AFFINE)).array
+    assert np.abs(agreed - truth).mean() < 0.7 * np.abs(guess - truth).mean()
+    change = np.diff(agreed - guess, axis=2)  # what was added, from slice to slice
+    at_borders, within = np.abs(change[..., 3::4]).mean(), np.abs(change[..., 1::4]).mean()
+    assert at_borders < 3 * within
+
+
+def test_air_stays_empty_and_nothing_becomes_negative():
+    truth = field(1)
+    truth[:4] = 0
+    agreed = agree_with_slices(thick(truth, 4), Volume(field(2), AFFINE)).array
+    assert agreed.min() >= 0
+    assert np.abs(agreed[:4]).max() < 1
+
+
+def test_slices_of_finer_voxels_flipped_and_shorter_than_the_model_are_followed_where_they_are():
+    truth = field(1)
+    fine = np.repeat(np.repeat(truth.reshape(16, 20, 6, 4).mean(3), 2, 0), 2, 1)[:, :, 1:5]  # 1 mm in the plane
+    affine = np.diag([1.0, 1.0, 8.0, 1.0])
+    affine[:3, 3] = [-15.5, -19.5, -23 + 3 + 8]
+    flipped = affine.copy()
+    flipped[0, 0], flipped[0, 3] = -1, affine[0, 3] + 31
+    array = np.ascontiguousarray(fine[::-1])
+    guess = field(2)
+    agreed = agree_with_slices(Scan(Volume(array, flipped), measure_range(array)), Volume(guess, AFFINE)).array
+    means = agreed.reshape(16, 20, 6, 4).mean(3)
+    np.testing.assert_allclose(means[:, :, 1:5], truth.reshape(16, 20, 6, 4).mean(3)[:, :, 1:5], atol=1)
+    np.testing.assert_array_equal(agreed[:, :, :4], guess[:, :, :4])
+    np.testing.assert_array_equal(agreed[:, :, 20:], guess[:, :, 20:])
+
+
+def test_slices_that_are_tilted_or_thin_change_nothing():
+    guess = Volume(field(2), AFFINE)
+    scan = thick(field(1), 4)
+    tilted = scan.volume.affine.copy()
+    c, s = np.cos(0.2), np.sin(0.2)
+    tilted[:3, :3] = np.array([[1, 0, 0], [0, c, -s], [0, s, c]]) @ tilted[:3, :3]
+    assert agree_with_slices(Scan(Volume(scan.volume.array, tilted), scan.limits), guess) is guess
+    thin = Scan(Volume(field(1), AFFINE), (0.0, 1.0))
+    assert agree_with_slices(thin, guess) is guess
+
+
+def test_units_come_back():
+    scan = Scan(Volume(field(1), AFFINE), (100.0, 900.0))
+    restored = restore_units(scan, Volume(np.linspace(0, 1, 16 * 20 * 24).reshape(SHAPE), AFFINE))
+    assert (restored.array.min(), restored.array.max()) == (100.0, 900.0)

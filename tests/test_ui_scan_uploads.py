@@ -1,0 +1,147 @@
+"""Scans on the page and over HTTP: taken, shown as the model sees them, and followed to the downloads."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from scipy import ndimage
+from visitor import Visitor, text_of
+
+from vcm.checkpoint import LoadedModel
+from vcm.pipeline import Pipeline
+from vcm.request import GenerationRequest
+from vcm.ui.app import build_app, launch_options
+from vcm.ui.scan_uploads import find_scan, find_scans, keep_scan
+from vcm.ui.views import show_on_grid
+from vcm.volume import Volume
+
+
+@pytest.fixture(scope="module")
+def pipeline(image_model: LoadedModel) -> Pipeline:
+    return Pipeline(image_model)
+
+
+@pytest.fixture(scope="module")
+def app(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[gr.Blocks]:
+    blocks = build_app(pipeline, tmp_path_factory.mktemp("no-examples"))
+    blocks.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options())
+    yield blocks
+    blocks.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def scan() -> Volume:
+    affine = np.array([[1.5, 0, 0, -17.3], [0, 1.5, 0, -23.1], [0, 0, 3, -16.2], [0, 0, 0, 1]])
+    values = ndimage.gaussian_filter(np.random.default_rng(9).normal(size=(22, 31, 11)), 1.5)
+    return Volume((100 + 3000 * (values - values.min())).astype(np.float32), affine)
+
+
+@pytest.fixture(scope="module")
+def fill(scan: Volume) -> Volume:
+    mask = np.zeros(scan.array.shape, np.uint8)
+    mask[8:14, 10:18, 3:7] = 1
+    return Volume(mask, scan.affine)
+
+
+@pytest.fixture
+def files(scan: Volume, fill: Volume, tmp_path: Path) -> dict[str, Path]:
+    paths = {"scan": tmp_path / "patientname.nii.gz", "fill": tmp_path / "region.nii.gz"}
+    scan.save(paths["scan"])
+    fill.save(paths["fill"])
+    return paths
+
+
+def drop(visitor: Visitor, name: str, file: Path) -> dict:
+    return visitor.call(f"upload-{name}", "upload", {f"upload-{name}": visitor.upload(file.name, file.read_bytes())})
+
+
+def test_a_dropped_scan_is_taken_and_shown_as_the_model_sees_it(app, files):
+    shown = drop(Visitor(app.local_url), "t2", files["scan"])
+    assert shown["use-t2"] is True
+    assert "T2 taken." in text_of(shown["status"])
+    assert "Resampled from 22 x 31 x 11 voxels" in text_of(shown["status"])
+    assert "data:image/png;base64," in shown["seen-t2"]
+    assert any(layer["name"] == "T2" for layer in shown["editor"]["layers"])
+    assert "patientname" not in str(shown)
+
+
+def test_a_run_of_the_page_puts_what_it_made_into_the_dropped_scan(app, files, scan, fill):
+    visitor = Visitor(app.local_url)
+    assert drop(visitor, "partial", files["scan"])["use-partial"] is True
+    assert drop(visitor, "fill", files["fill"])["use-fill"] is True
+    started = visitor.find("generate", "click")
+    ticked = {"use-tumor": False, "use-partial": True, "use-fill": True, "steps": 2}
+    run = visitor.after(started)
+    *_, last = visitor.follow(run, visitor.join(run, ticked))
+    assert "taken" not in text_of(last["status"])
+    made = visitor.fetch(last["download-controlled"]["path"])
+    target = files["scan"].parent / "made.nii.gz"
+    target.write_bytes(made.content)
+    volume = Volume.load(target)
+    outside = fill.array == 0
+    np.testing.assert_array_equal(volume.array[outside], scan.array[outside])
+    assert (volume.array[~outside] != scan.array[~outside]).all()
+
+
+def test_what_is_no_scan_is_refused_in_one_sentence_and_not_kept(app, files):
+    visitor = Visitor(app.local_url)
+    shown = drop(visitor, "flair", files["fill"])
+    assert "takes a scan; this volume holds only the values 0, 1" in text_of(shown["status"])
+    run = visitor.after(visitor.find("generate", "click"))
+    *_, last = visitor.follow(run, visitor.join(run, {"use-flair": True, "use-tumor": False}))
+    assert "The FLAIR is ticked, but there is no file for it" in text_of(last["status"])
+
+
+def test_a_region_may_come_before_its_scan(app, files):
+    visitor = Visitor(app.local_url)
+    assert "Drop the scan that it belongs to" in text_of(drop(visitor, "fill", files["fill"])["status"])
+    assert "data:image/png" in drop(visitor, "partial", files["scan"])["seen-partial"]
+
+
+def test_the_endpoint_takes_scans_and_a_region(app, files, scan, fill, tmp_path):
+    client = Client(app.local_url, verbose=False, download_files=str(tmp_path))
+    given = {"partial": handle_file(files["scan"]), "fill": handle_file(files["fill"])}
+    written, recipe = client.predict(**given, num_inference_steps=2, compare=False, api_name="/generate")
+    volumes = {Path(file).name: file for file in written}
+    assert set(volumes) == {"controlled.nii.gz", "condition_partial.nii.gz", "fill.nii.gz", "recipe.json"}
+    made = Volume.load(volumes["controlled.nii.gz"])
+    np.testing.assert_array_equal(made.array[fill.array == 0], scan.array[fill.array == 0])
+    assert len(recipe["conditions"]["partial"]["intensities"]) == 2
+    with pytest.raises(AppError, match="The partial condition needs a fill"):
+        client.predict(partial=handle_file(files["scan"]), api_name="/generate")
+
+
+def test_a_recipe_finds_the_scans_that_were_dropped_before(app, files, tmp_path):
+    client = Client(app.local_url, verbose=False, download_files=str(tmp_path))
+    given = {"partial": handle_file(files["scan"]), "fill": handle_file(files["fill"])}
+    written, _ = client.predict(**given, num_inference_steps=2, compare=False, api_name="/generate")
+    recipe = next(Path(file) for file in written if Path(file).name == "recipe.json")
+    visitor = Visitor(app.local_url)
+    told = drop(visitor, "recipe", recipe)
+    assert "give that volume, too" in text_of(told["status"])
+    drop(visitor, "partial", files["scan"])
+    shown = drop(visitor, "recipe", recipe)
+    assert "The recipe is restored" in text_of(shown["status"])
+    assert (shown["use-partial"], shown["use-fill"], shown["use-tumor"]) == (True, True, False)
+
+
+def test_a_kept_scan_comes_back_to_the_last_digit(tmp_path, scan):
+    keep_scan(tmp_path, "t2", scan)
+    again = find_scan(tmp_path, "t2")
+    np.testing.assert_array_equal(again.array, scan.array)
+    np.testing.assert_array_equal(again.affine, scan.affine)
+    assert list(find_scans(tmp_path)) == ["t2"]
+    assert find_scan(tmp_path, "flair") is None
+
+
+def test_a_result_in_a_scan_s_own_units_is_shown_between_0_and_1_on_the_model_grid(pipeline, scan, fill):
+    result = pipeline(GenerationRequest({"partial": scan}, num_inference_steps=1, fill=fill))
+    shown = show_on_grid(result, result.controlled)
+    assert shown.array.shape == pipeline.grid.shape
+    assert 0 <= shown.array.min() < shown.array.max() <= 1
+    plain = pipeline(GenerationRequest({"t2": scan}, num_inference_steps=1))
+    assert show_on_grid(plain, plain.controlled) is plain.controlled

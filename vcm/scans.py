@@ -1,0 +1,217 @@
+"""From a user's scan to an image condition: what is refused, what is measured, and what is made up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vcm.errors import VolumeError
+from vcm.image_conditions import (
+    HOLE_MARGIN_MM,
+    encode_image,
+    encode_partial,
+    grow,
+    measure_range,
+    scale_intensities,
+)
+from vcm.resample import fraction_outside
+from vcm.volume import Volume, as_labels, list_values
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vcm.config import Grid
+
+TRAINED_SLICES_MM = (4.0, 8.0)
+"""How thick the slices are that a VCM has learned from."""
+
+_MOST_LABELS = 32  # a scan of 8 bits has far more values; whole numbers as few as this are names
+_AS_THIN = 1.3  # voxels longer than this times the slice spacing, in the plane of the slices, are thick themselves
+_WORTH_SAYING = 0.001
+_DIRECTIONS = ("left to right", "back to front", "foot to head")
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A scan as it was given, to which a result goes back.
+
+    Attributes:
+        volume: on its own grid and in its own units, float32.
+        limits: the intensities that became 0 and 1.
+        hole: what is made up, uint8 of 0 and 1 on the scan's own grid; None where nothing is.
+        is_hole_given: whether the hole is a user's region, rather than the surroundings of a tumor.
+    """
+
+    volume: Volume
+    limits: tuple[float, float]
+    hole: Volume | None = None
+    is_hole_given: bool = False
+
+
+class PlacedScan(NamedTuple):
+    """A scan in [0, 1] on the model grid, its tensor (C, X, Y, Z), the scan as it was given, and notes on the way."""
+
+    volume: Volume
+    tensor: Tensor
+    scan: Scan
+    notes: tuple[str, ...]
+
+
+def prepare_scan(
+    name: str, volume: Volume, grid: Grid, fill: Volume | None = None, tumor: NDArray[np.uint8] | None = None
+) -> PlacedScan:
+    """Bring a scan to [0, 1] on the model grid.
+
+    Its intensities are measured on its own grid, before anything is interpolated.
+
+    Args:
+        name: of the modality.
+        volume: on any grid, in any units.
+        grid: of the model.
+        fill: for "partial", a mask on any grid of what is to be made up.
+        tumor: for "partial" without `fill`, labels (X, Y, Z) on the model grid: they and their surroundings are.
+
+    Raises:
+        VolumeError: it is no scan, lies outside the field of view, has slices that are thick in another direction than
+            the model knows, or there is nothing to be made up.
+    """
+    shown, own = place_scan(name, volume, grid)
+    limits, notes, array = measure_range(own.array), shown.notes, shown.array
+    if name != "partial":
+        return PlacedScan(shown, encode_image(array), Scan(own, limits), notes)
+    hole, own_hole, more = _find_hole(own, grid, fill, tumor)
+    notes += more
+    tensor = encode_partial(array, hole)
+    shown = Volume(tensor[0].numpy().copy(), grid.affine, notes)
+    return PlacedScan(shown, tensor, Scan(own, limits, own_hole, fill is not None), notes)
+
+
+def place_scan(name: str, volume: Volume, grid: Grid) -> tuple[Volume, Volume]:
+    """Return a scan in [0, 1] on the model grid, without any hole, and as it was given, in finite float32.
+
+    Raises:
+        VolumeError: as `prepare_scan` does, but for what is made up.
+    """
+    own, notes = _read_values(name, volume)
+    if name == "lowres":
+        notes += _judge_slices(own)
+    scaled = Volume(scale_intensities(own.array, measure_range(own.array)), own.affine, volume.notes + notes)
+    placed = scaled.to_grid(grid.shape, grid.affine)
+    if not placed.array.any():
+        raise VolumeError(
+            f"Nothing of the {name} scan lies in the model's field of view; it must be in the same (MNI) space, in mm."
+        )
+    outside = fraction_outside(scaled.array > 0, own.affine, grid.shape, grid.affine)
+    notes = placed.notes
+    if outside > _WORTH_SAYING:
+        notes += (f"{outside:.1%} of the {name} scan lies outside the model's field of view, which does not see it.",)
+    return Volume(np.ascontiguousarray(placed.array, dtype=np.float32), grid.affine, notes), own
+
+
+def slice_axis(scan: Volume) -> int:
+    """Return the array axis (0, 1 or 2) that runs along S, or closest to it."""
+    directions = np.abs(scan.affine[2, :3]) / np.asarray(scan.spacing_mm)
+    return int(np.argmax(directions))
+
+
+def _read_values(name: str, volume: Volume) -> tuple[Volume, tuple[str, ...]]:
+    """Return the scan as finite float32, and what had to be said about that."""
+    with np.errstate(over="ignore"):
+        array = np.ascontiguousarray(volume.array, dtype=np.float32) + np.float32(0)  # a file may turn -0 into 0
+    notes: tuple[str, ...] = ()
+    finite = np.isfinite(array)
+    if not finite.all():
+        array = np.where(finite, array, np.float32(0))
+        notes += ("Voxels that were not a number, or infinite, were read as 0.",)
+    if array.min() == array.max():
+        raise VolumeError(f"The {name} condition takes a scan; in this volume every voxel holds the same value.")
+    if _holds_labels(array):
+        raise VolumeError(
+            f"The {name} condition takes a scan; this volume holds only the values {list_values(array)}, "
+            "as a label map does."
+        )
+    return Volume(array, volume.affine), notes
+
+
+def _holds_labels(array: NDArray) -> bool:
+    """Tell whether an image has so few values, all of them whole, that they must be names."""
+    some = np.unique(array.ravel()[:: max(1, array.size // 4096)])  # a scan is known by a few thousand voxels
+    if some.size > _MOST_LABELS:
+        return False
+    values = np.unique(array)
+    return values.size <= _MOST_LABELS and bool((values == np.rint(values)).all())
+
+
+def _judge_slices(scan: Volume) -> tuple[str, ...]:
+    """Refuse slices that are thick in another direction than from foot to head, and say which are unusual."""
+    along = slice_axis(scan)
+    spacing = np.asarray(scan.spacing_mm)
+    thickest = int(np.argmax(spacing))
+    if spacing[thickest] > _AS_THIN * spacing[along]:
+        direction = _DIRECTIONS[int(np.argmax(np.abs(scan.affine[:3, thickest])))]
+        raise VolumeError(
+            f"The lowres condition takes axial slices, thick from foot to head; this scan's voxels are "
+            f"{spacing[thickest]:.3g} mm thick from {direction}: give the axial series of the same session."
+        )
+    thickness = float(spacing[along])
+    if thickness <= _AS_THIN * float(np.delete(spacing, along).max()):
+        return (f"The slices of the lowres scan are not thick: its voxels are {thickness:.3g} mm from foot to head.",)
+    if not TRAINED_SLICES_MM[0] - 1.0 <= thickness <= TRAINED_SLICES_MM[1] + 1.0:
+        return (
+            f"The slices are {thickness:.3g} mm thick; the model has learned from "
+            f"{TRAINED_SLICES_MM[0]:g} to {TRAINED_SLICES_MM[1]:g} mm.",
+        )
+    return ()
+
+
+def _find_hole(
+    own: Volume, grid: Grid, fill: Volume | None, tumor: NDArray[np.uint8] | None
+) -> tuple[NDArray[np.bool_], Volume, tuple[str, ...]]:
+    """Return what is made up, on the model grid (X, Y, Z) and on the scan's own, and what has to be said."""
+    if fill is None:
+        if tumor is None:
+            raise VolumeError(
+                "The partial condition needs a fill, the region that is to be made up, or a tumor, around which it is."
+            )
+        if not tumor.any():
+            raise VolumeError("The tumor map is empty, so the partial condition needs a fill: what is to be made up.")
+        spacing_mm = Volume(tumor, grid.affine).spacing_mm
+        hole = grow(tumor > 0, HOLE_MARGIN_MM, spacing_mm)
+        made_up = Volume(hole.astype(np.uint8), grid.affine)
+        return (
+            hole,
+            Volume(_place_mask(made_up, own).array, own.affine),
+            (f"The tumor and what lies within {HOLE_MARGIN_MM:g} mm of it is made up.",),
+        )
+    try:
+        labels = as_labels(fill.array)
+    except VolumeError:
+        labels = None
+    if labels is None or not _holds_labels(labels):
+        raise VolumeError("The fill is a mask: 1 in the region that is to be made up, and 0 elsewhere.")
+    if not labels.any():
+        raise VolumeError("The fill is empty: mark the region that is to be made up.")
+    mask = Volume((labels > 0).astype(np.uint8), fill.affine, fill.notes)
+    on_scan = _place_mask(mask, own)
+    if not on_scan.array.any():
+        raise VolumeError("The fill lies outside the scan: both must be in the same space, in mm.")
+    own_hole = Volume(on_scan.array, own.affine)
+    # By way of the scan's own grid, where a recipe keeps it.
+    placed = own_hole.to_grid(grid.shape, grid.affine, labels=True)
+    if not placed.array.any():
+        raise VolumeError("The fill lies outside the model's field of view, where nothing can be made up.")
+    outside = fraction_outside(own_hole.array > 0, own.affine, grid.shape, grid.affine)
+    notes = tuple(f"Fill: {note}" for note in on_scan.notes)
+    if outside > _WORTH_SAYING:
+        notes += (f"{outside:.1%} of the fill lies outside the model's field of view and stays as it is.",)
+    return placed.array > 0, own_hole, notes
+
+
+def _place_mask(mask: Volume, scan: Volume) -> Volume:
+    try:
+        return mask.to_grid(scan.array.shape, scan.affine, labels=True)
+    except VolumeError:
+        raise VolumeError("The region to be made up lies outside the scan: both must be in the same space.") from None

@@ -381,7 +381,9 @@ def train(
     condition: Annotated[
         list[str] | None,
         typer.Option(
-            "--condition", metavar="NAME", help="What a VCM is to follow: tumor, anatomy, or both, one option each."
+            "--condition",
+            metavar="NAME",
+            help="What a VCM is to follow, one option each: tumor, anatomy, partial, lowres, t2, flair.",
         ),
     ] = None,
     device: DeviceOption = "cpu",

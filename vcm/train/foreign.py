@@ -19,8 +19,10 @@ from vcm.volume import Volume
 
 logger = logging.getLogger(__name__)
 
-TRAINABLE = ("tumor", "anatomy")
-"""The conditions that the simulated cohort has label maps of."""
+TRAINABLE = ("tumor", "anatomy", "partial", "lowres", "t2", "flair")
+"""The conditions that the simulated cohort can show."""
+
+_DEFAULT = ("tumor", "anatomy")
 
 _NARROWEST, _WIDEST = 16, 64
 _MOST_LEVELS = 3
@@ -34,14 +36,14 @@ def choose_adapter(config: ModelConfig, conditions: Sequence[str] | None = None)
     a new one, which begins as the identity, where the model's own is of the published form, which never can.
 
     Args:
-        conditions: names of `TRAINABLE`; the model's own by default, or all where it has others.
+        conditions: names of `TRAINABLE`; the model's own by default, or tumor and anatomy where it has others.
 
     Raises:
         ValueError: a condition cannot be trained.
     """
     own = config.adapter
     known = tuple(own.condition_channels)
-    wanted = tuple(conditions) if conditions else (known if set(known) <= set(TRAINABLE) else TRAINABLE)
+    wanted = tuple(conditions) if conditions else (known if set(known) <= set(TRAINABLE) else _DEFAULT)
     for name in wanted:
         if name not in TRAINABLE:
             raise ValueError(f"condition is {name!r}; it must be one of {', '.join(TRAINABLE)}.")

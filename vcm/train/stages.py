@@ -82,8 +82,8 @@ def train(
         from_weights: begin a new run from the stage's weights in `out`, instead of random ones; with `resume`, only
             where there is no run to go on with.
         decoder_only: of the autoencoder, with `from_weights`: latents, and all that learned from them, stay valid.
-        conditions: what a VCM is to follow, "tumor" or "anatomy" or both; by default what the model's own follows, or
-            both where that is a published one.
+        conditions: what a VCM is to follow, of tumor, anatomy, partial, lowres, t2 and flair; by default what the
+            model's own follows, or tumor and anatomy where that is a published one.
 
     Raises:
         ValueError: there is no such stage, or what it needs is missing.

@@ -21,7 +21,7 @@ from vcm.dataset import Cohort
 from vcm.pipeline import Pipeline
 from vcm.presets import brainldm_config
 from vcm.request import GenerationRequest
-from vcm.train.foreign import Placement, build_adapter_config, choose_adapter
+from vcm.train.foreign import TRAINABLE, Placement, build_adapter_config, choose_adapter
 from vcm.train.mini import build_mini_config
 from vcm.volume import Volume
 
@@ -37,7 +37,7 @@ def config() -> ModelConfig:
 
 @pytest.fixture(scope="module")
 def subjects() -> list[simulate.Subject]:
-    return [simulate.simulate_subject(seed, ("t1",)) for seed in (200_005, 200_007)]  # with large lesions
+    return [simulate.simulate_subject(seed) for seed in (200_005, 200_007)]  # with large lesions
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +45,14 @@ def cohort(subjects: list[simulate.Subject]) -> Cohort:
     return build_cohort(subjects, range(2))
 
 
-def build_cohort(subjects: list[simulate.Subject], seeds: Sequence[int]) -> Cohort:
+def build_cohort(
+    subjects: list[simulate.Subject], seeds: Sequence[int], contrasts: tuple[str, ...] = ("t1",)
+) -> Cohort:
     chosen = [subjects[seed % len(subjects)] for seed in seeds]
     facts = [subject.covariates for subject in chosen]
     return Cohort(
         seeds=seeds,
-        images={"t1": np.stack([subject.images["t1"] for subject in chosen]).astype(np.float16)},
+        images={name: np.stack([subject.images[name] for subject in chosen]).astype(np.float16) for name in contrasts},
         tumor=np.stack([subject.tumor for subject in chosen]),
         anatomy=np.stack([subject.anatomy for subject in chosen]),
         anatomy_before=np.stack([subject.anatomy_before for subject in chosen]),
@@ -62,7 +64,10 @@ def build_cohort(subjects: list[simulate.Subject], seeds: Sequence[int]) -> Coho
 @pytest.fixture
 def simulated(subjects: list[simulate.Subject], monkeypatch: pytest.MonkeyPatch) -> None:
     """In place of a cohort on disk, which takes minutes: two real subjects, over and over."""
-    monkeypatch.setattr("vcm.train.adapter.simulated_cohort", lambda cache, seeds: build_cohort(subjects, seeds))
+    monkeypatch.setattr(
+        "vcm.train.adapter.simulated_cohort",
+        lambda cache, seeds, contrasts=("t1",): build_cohort(subjects, seeds, contrasts),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -253,3 +258,15 @@ def test_a_run_goes_on_with_its_own_conditions_only(source: Path, simulated: Non
         train("vcm", tmp_path, model=source, samples=2, steps=2, conditions=["anatomy"], resume=True)
     with pytest.raises(ValueError, match="Only a VCM"):
         train("segmenter", tmp_path, conditions=["tumor"])
+
+
+def test_a_vcm_learns_from_every_condition_that_can_be_trained(source: Path, simulated: None, tmp_path: Path) -> None:
+    from vcm.train.stages import train
+
+    train("vcm", tmp_path, model=source, samples=2, steps=8, conditions=TRAINABLE)
+    trained = load_model(tmp_path).adapter
+    untrained = VCM(trained.config)
+    assert trained.modalities == TRAINABLE
+    assert all(parameter.isfinite().all() for parameter in trained.parameters())
+    assert trained.heads.shift.weight.any()
+    assert not untrained.heads.shift.weight.any()

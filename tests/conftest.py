@@ -1,6 +1,10 @@
 """Tiny models and golden numbers that the tests share."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -10,6 +14,10 @@ from torch import Tensor, nn
 
 from vcm.checkpoint import LoadedModel, load_reference, save_model
 from vcm.config import ModelConfig
+from vcm.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    import gradio as gr
 
 
 @pytest.fixture(scope="session")
@@ -68,3 +76,14 @@ def reference() -> LoadedModel:
 def golden() -> dict[str, Tensor]:
     """What the published code computed with the networks of `reference`."""
     return load_file(GOLDEN / "golden.safetensors")
+
+
+@pytest.fixture(scope="module")
+def app(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[gr.Blocks]:
+    """The app without examples, served, on the `pipeline` of a module of tests."""
+    from vcm.ui.app import build_app, launch_options  # Gradio takes seconds that most tests need not wait
+
+    blocks = build_app(pipeline, tmp_path_factory.mktemp("no-examples"))
+    blocks.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options())
+    yield blocks
+    blocks.close(verbose=False)

@@ -6,7 +6,7 @@ reliability names the tests row by row.
 
 import gzip
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import gradio as gr
@@ -21,7 +21,6 @@ from vcm.cli import main
 from vcm.pipeline import Pipeline
 from vcm.recipe import parse_recipe, request_from_recipe
 from vcm.request import GenerationRequest
-from vcm.ui.app import build_app, launch_options
 from vcm.volume import Volume
 
 DOORS = ["python", "command line", "page", "http"]
@@ -30,14 +29,6 @@ DOORS = ["python", "command line", "page", "http"]
 @pytest.fixture(scope="module")
 def pipeline(tiny_model: LoadedModel) -> Pipeline:
     return Pipeline(tiny_model)
-
-
-@pytest.fixture(scope="module")
-def app(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[gr.Blocks]:
-    blocks = build_app(pipeline, tmp_path_factory.mktemp("no-examples"))
-    blocks.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options())
-    yield blocks
-    blocks.close(verbose=False)
 
 
 class Doors:

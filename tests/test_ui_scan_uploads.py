@@ -1,9 +1,7 @@
 """Scans on the page and over HTTP: taken, shown as the model sees them, and followed to the downloads."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import gradio as gr
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
@@ -14,7 +12,6 @@ from visitor import Visitor, text_of
 from vcm.checkpoint import LoadedModel
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
-from vcm.ui.app import build_app, launch_options
 from vcm.ui.scan_uploads import find_scan, find_scans, keep_scan
 from vcm.ui.views import show_on_grid
 from vcm.volume import Volume
@@ -23,14 +20,6 @@ from vcm.volume import Volume
 @pytest.fixture(scope="module")
 def pipeline(image_model: LoadedModel) -> Pipeline:
     return Pipeline(image_model)
-
-
-@pytest.fixture(scope="module")
-def app(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[gr.Blocks]:
-    blocks = build_app(pipeline, tmp_path_factory.mktemp("no-examples"))
-    blocks.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options())
-    yield blocks
-    blocks.close(verbose=False)
 
 
 @pytest.fixture(scope="module")

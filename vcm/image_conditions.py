@@ -65,11 +65,17 @@ def grow(mask: NDArray[np.bool_], distance_mm: float, spacing_mm: tuple[float, f
 
     if not mask.any():
         return mask.copy()
-    margins = [int(np.ceil(distance_mm / step)) + 1 for step in spacing_mm]
-    found = np.argwhere(mask)
-    low = np.maximum(found.min(0) - margins, 0)
-    high = np.minimum(found.max(0) + margins + 1, mask.shape)
-    window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    window = find_window(mask, distance_mm, spacing_mm)
     grown = mask.copy()
     grown[window] = ndimage.distance_transform_edt(~mask[window], sampling=spacing_mm) <= distance_mm
     return grown
+
+
+def find_window(mask: NDArray[np.bool_], margin_mm: float, spacing_mm: tuple[float, float, float]) -> tuple[slice, ...]:
+    """Return the box (X, Y, Z) of a mask that is not empty, with a margin of at least `margin_mm` inside the grid."""
+    window = []
+    for axis, step in enumerate(spacing_mm):
+        held = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        margin = int(np.ceil(margin_mm / step)) + 1
+        window.append(slice(max(int(held[0]) - margin, 0), min(int(held[-1]) + margin + 1, mask.shape[axis])))
+    return tuple(window)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from vcm.errors import VolumeError
-from vcm.image_conditions import restore_intensities
+from vcm.image_conditions import find_window, restore_intensities
 from vcm.scans import Scan
 from vcm.volume import Volume
 
@@ -41,7 +41,7 @@ def fill_hole(scan: Scan, generated: Volume) -> Volume:
     inside = scan.hole.array > 0
     if not inside.any():
         return Volume(filled, own.affine)
-    window = _find_window(inside, spacing)
+    window = find_window(inside, RING_MM, spacing)
     hole, known = inside[window], own.array[window].astype(np.float32)
     affine = own.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ [part.start for part in window]
@@ -59,16 +59,6 @@ def fill_hole(scan: Scan, generated: Volume) -> Volume:
     made = np.maximum(made, np.float32(min(scan.limits[0], float(own.array.min()))))
     filled[window] = np.where(hole & seen, made, known)
     return Volume(filled, own.affine)
-
-
-def _find_window(hole: NDArray[np.bool_], spacing: tuple[float, float, float]) -> tuple[slice, ...]:
-    """Return the box of the hole and of the ring around it."""
-    window = []
-    for axis, step in enumerate(spacing):
-        held = np.flatnonzero(hole.any(axis=tuple(other for other in range(3) if other != axis)))
-        margin = int(np.ceil(RING_MM / step)) + 1
-        window.append(slice(max(int(held[0]) - margin, 0), min(int(held[-1]) + margin + 1, hole.shape[axis])))
-    return tuple(window)
 
 
 def _bring(

@@ -244,9 +244,8 @@ class Pipeline:
         channels = self.config.adapter.condition_channels
         prepared: dict[str, PreparedCondition] = {}
         given = [name for name in self.modalities if name in request.conditions]
-        for name in sorted(
-            given, key=lambda name: MODALITIES[name].kind != "labels"
-        ):  # a tumor may say where a hole is
+        # Labels first: a tumor may say where the hole of a scan is.
+        for name in sorted(given, key=lambda name: MODALITIES[name].kind != "labels"):
             tumor = prepared["tumor"].volume.array if "tumor" in prepared else None
             volume, count = request.conditions[name], channels[name]
             prepared[name] = prepare_condition(name, volume, self.grid, count, self.brain, request.fill, tumor)

@@ -2,13 +2,16 @@
 
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
 import pytest
+from at_the_page import PageAt, Serve, Studio, launch
 from get_chromium import HOW_TO, find_chromium
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from vcm.pipeline import Pipeline
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
@@ -24,9 +27,6 @@ CHROMIUM_FLAGS = [
 
 PATIENCE_MS = 30_000  # for a machine that is busy with something else; what must be fast is timed by its own test
 expect.set_options(timeout=PATIENCE_MS)
-
-PageAt = Callable[..., Page]
-Serve = Callable[..., str]
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +68,7 @@ def serve() -> Iterator[Serve]:
     """Launch a `gr.Blocks` on a free loopback port: `serve(blocks)` gives its URL and closes it at the end."""
     launched: list[gr.Blocks] = []
 
-    def launch(blocks: gr.Blocks, **launch_options: Any) -> str:
+    def launch_blocks(blocks: gr.Blocks, **launch_options: Any) -> str:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -84,6 +84,12 @@ def serve() -> Iterator[Serve]:
         launched.append(blocks)
         return str(url)
 
-    yield launch
+    yield launch_blocks
     for blocks in launched:
         blocks.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def studio(serve: Serve) -> Studio:
+    """The app on the embedded model."""
+    return launch(Pipeline.from_pretrained("mini", device="cpu"), serve)

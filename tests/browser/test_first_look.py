@@ -10,12 +10,10 @@ from at_the_page import (
     PHONE,
     RUN_MS,
     PageAt,
-    Serve,
     Studio,
     downloads,
     draw_blob,
     generate,
-    launch,
     open_page,
     set_seed,
     set_steps,
@@ -23,14 +21,7 @@ from at_the_page import (
 )
 from playwright.sync_api import Page, expect
 
-from vcm.pipeline import Pipeline
-
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module")
-def studio(serve: Serve) -> Studio:
-    return launch(Pipeline.from_pretrained("mini", device="cpu"), serve)
 
 
 def box(page: Page, selector: str) -> dict[str, float]:

@@ -40,11 +40,6 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def studio(serve: Serve) -> Studio:
-    return launch(Pipeline.from_pretrained("mini", device="cpu"), serve)
-
-
-@pytest.fixture(scope="module")
 def forked_studio(serve: Serve) -> Iterator[Studio]:
     """The app as it runs on ZeroGPU: each run in a fork, all that crosses pickled."""
     with pytest.MonkeyPatch.context() as patch:

@@ -195,7 +195,7 @@ class _Pairs:
                 for index, wanted in zip(chosen, kept, strict=True)
             ]
             like = next((tensor for tensor in tensors if tensor is not None), None)
-            if like is None:  # nobody's: a single voxel's worth of work would be too much
+            if like is None:
                 continue
             batch = torch.stack([torch.zeros_like(like) if tensor is None else tensor for tensor in tensors])
             stacked[name] = batch.to(self.device).contiguous(memory_format=torch.channels_last_3d)

@@ -1,6 +1,8 @@
-"""How training makes image conditions out of whole scans: holes, and thick slices."""
+"""How training makes image conditions out of whole scans, at random: holes, and thick slices."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 import torch
@@ -33,9 +35,7 @@ def draw_hole(
         tumor, anatomy: labels (X, Y, Z) of the subject.
     """
 
-    def uniform(low: float, high: float) -> float:
-        return low + (high - low) * float(torch.rand(1, generator=random))
-
+    uniform = partial(draw_uniform, random)
     kind = uniform(0.0, 1.0)
     brain = (anatomy > 0) | (tumor > 0)
     if kind < 0.4 and tumor.any():
@@ -54,6 +54,11 @@ def draw_hole(
     squares = [((np.arange(n) - c) * step) ** 2 for n, c, step in zip(brain.shape, center, spacing_mm, strict=True)]
     distances: NDArray = squares[0][:, None, None] + squares[1][None, :, None] + squares[2][None, None, :]
     return distances <= radius**2
+
+
+def draw_uniform(random: torch.Generator, low: float, high: float) -> float:
+    """Return a number between the two."""
+    return low + (high - low) * float(torch.rand(1, generator=random))
 
 
 def thicken_slices(image: Tensor, factor: int, offset: int = 0) -> Tensor:

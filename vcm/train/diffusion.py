@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,37 +77,30 @@ def train_diffusion(
         "training": training_seeds(recipe),
         "validation": range(simulate.VALIDATION_SEEDS.start + 100, simulate.VALIDATION_SEEDS.start + 132),
     }
+    simulated = {
+        name: simulated_cohort(cache or out, seeds, ("t1",), with_tumor=False) for name, seeds in cohorts.items()
+    }
+    weight = _weigh_ventricles(simulated["training"], config.latent_shape[1:], recipe.ventricle_weight).to(device)
     latents, contexts = {}, {}
-    for name, seeds in cohorts.items():
-        cohort = simulated_cohort(cache or out, seeds, ("t1",), with_tumor=False)
+    for name, cohort in simulated.items():
         latents[name] = cached_pair(folder / f"latents-{name}", backbone.autoencoder, cohort.images["t1"], device)
         contexts[name] = torch.from_numpy(cohort.context.copy())[:, None].repeat(2, 1, 1)  # (2 N, 1, 4)
-        if name == "training":
-            weight = _weigh_ventricles(cohort, config.latent_shape[1:], recipe.ventricle_weight).to(device)
     if config.backbone.whitening:
         backbone.set_whitening(*(part.to(device) for part in measure_whitening(latents["training"])))
     latents = {name: backbone.normalize(means.to(device)) for name, means in latents.items()}
 
+    def measure(name: str, chosen: Tensor | slice, random: torch.Generator) -> Tensor:
+        return _loss(backbone, latents[name][chosen], contexts[name][chosen], weight, random, device)
+
     def loss_function(network: Denoiser, step: int, random: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         chosen = torch.randint(len(latents["training"]), (recipe.batch_size,), generator=random)
-        loss = _loss(backbone, latents["training"][chosen], contexts["training"][chosen], weight, random, device)
-        return loss, {}
+        return measure("training", chosen, random), {}
 
     def validate(network: Denoiser, step: int) -> dict[str, float]:
         backbone.diffusion = network
         random = torch.Generator().manual_seed(1)
         count = len(latents["validation"])
-        losses = [
-            _loss(
-                backbone,
-                latents["validation"][i : i + 8],
-                contexts["validation"][i : i + 8],
-                weight,
-                random,
-                device,
-            ).item()
-            for i in range(0, count, 8)
-        ]
+        losses = [measure("validation", slice(i, i + 8), random).item() for i in range(0, count, 8)]
         backbone.diffusion = trained
         return {"loss": sum(losses) / len(losses)}
 
@@ -121,8 +114,7 @@ def train_diffusion(
 def find_brain_region(cache: str | Path, recipe: DiffusionRecipe) -> NDArray[np.bool_]:
     """Return where at least one in twenty of the training subjects has brain, (X, Y, Z) on the mini grid."""
     cohort = simulated_cohort(cache, training_seeds(recipe), ("t1",), with_tumor=False)
-    share = np.mean([np.asarray(anatomy) > 0 for anatomy in cohort.anatomy], axis=0, dtype=np.float32)
-    return np.asarray(share >= SMALLEST_BRAIN_SHARE)
+    return _share(anatomy > 0 for anatomy in cohort.anatomy) >= SMALLEST_BRAIN_SHARE
 
 
 def training_seeds(recipe: DiffusionRecipe) -> range:
@@ -132,10 +124,16 @@ def training_seeds(recipe: DiffusionRecipe) -> range:
 
 def _weigh_ventricles(cohort: Cohort, cells: tuple[int, int, int], ventricle_weight: float) -> Tensor:
     """Return the weight of each latent cell, (1, 1, x, y, z): 1, and more where ventricles are common."""
-    share = np.stack([anatomy == simulate.VENTRICLES for anatomy in cohort.anatomy[:200]]).mean(0, dtype=np.float32)
+    share = _share(anatomy == simulate.VENTRICLES for anatomy in cohort.anatomy[:200])
     both_sides = torch.from_numpy((share + share[::-1]) / 2)[None, None]
     pooled = nn.functional.adaptive_avg_pool3d(both_sides, cells)
     return 1 + (ventricle_weight - 1) * pooled / pooled.max()
+
+
+def _share(masks: Iterable[NDArray[np.bool_]]) -> NDArray[np.float32]:
+    """Return in which share of the masks each voxel is set, (X, Y, Z)."""
+    share: NDArray[np.float32] = np.mean(np.stack(list(masks)), axis=0, dtype=np.float32)
+    return share
 
 
 def _loss(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from vcm import simulate
 from vcm.adherence import dice
 from vcm.dataset import Cohort, simulated_cohort
 from vcm.segmenter import NUM_ANATOMY_CLASSES, NUM_TUMOR_CLASSES, Segmenter, SegmenterConfig
+from vcm.train.degrade import draw_uniform
 from vcm.train.halves import draw_half, tumor_sampling_weights
 from vcm.train.loop import LoopConfig, run_loop
 
@@ -137,9 +139,7 @@ def _surroundings(
 def _distort(image: Tensor, random: torch.Generator) -> Tensor:
     """Blur, sharpen, shift the gray scale and add noise: a judge of generated volumes must not mind their texture."""
 
-    def uniform(low: float, high: float) -> float:
-        return low + (high - low) * float(torch.rand(1, generator=random))
-
+    uniform = partial(draw_uniform, random)
     blur = simulate.gaussian_blur(image, uniform(0.4, 1.0))
     image = image + uniform(-1.0, 0.4) * (image - blur)
     image = uniform(0.92, 1.08) * image + uniform(-0.03, 0.03)

@@ -65,13 +65,14 @@ def show_recipe(recipe: Mapping[str, Any], pipeline: Pipeline, palette: Palette,
     Raises:
         VolumeError, ValueError: the recipe is damaged, or its conditions are not for this model.
     """
-    request = request_from_recipe(recipe, find_scans(folder))
+    scans = find_scans(folder)
+    request = request_from_recipe(recipe, scans)
     prepared = pipeline.prepare(request)
     try:
         notes = check_environment(recipe, pipeline.environment)
     except RecipeError:
         notes = ("It was made with other weights, so its voxels will differ.",)
-    for name in prepared.keys() & find_scans(folder).keys():
+    for name in prepared.keys() & scans.keys():
         keep_scan(folder, name, request.conditions[name])  # in the exact place that the recipe gives
     if request.fill is not None:
         keep_scan(folder, FILL, request.fill)

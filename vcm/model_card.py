@@ -298,6 +298,7 @@ def _tell_training(training: Training) -> str:
         f"vcm train {stage} --samples {run['subjects']} --steps {run['steps']}"
         f"{' --from-weights' if run['from_weights'] else ''}"
         f"{' --decoder-only' if run.get('decoder_only') else ''} --out model"
+        f"{'  # but: ' + run['note'] if 'note' in run else ''}"
         for stage, runs in training.items()
         for run in runs
     )

@@ -99,9 +99,7 @@ class Actions:
     def cancelled(self, adherence: str, shown: Shown | None) -> Updates:
         """Say that a run was stopped on the visitor's wish; takes what `stop` takes."""
         what = "the volume of before is shown again" if shown else "the viewer shows how far it came"
-        return self.stop(adherence, shown) | {
-            self._page.status: words.status(f"Cancelled: {what}, and your drawing is kept.")
-        }
+        return self.stop(adherence, shown) | {self._page.status: words.cancelled(what)}
 
     def generate(
         self, request: gr.Request, drawing: SliceCanvasData | None, uploaded: UploadedMaps | None, *values: Any

@@ -40,8 +40,14 @@ _LARGEST_UPLOAD = "128mb"
 
 _MISSING_WORDS = {"common.complete": "Complete"}  # Gradio announces the end of a run by a word that it does not have
 
-# A cancelled run counts as failed, too: what stands in the status by then is kept, unless it still speaks of running.
-_SAY_THAT_IT_FAILED = f"(status) => status.includes({words.RUNNING!r}) ? {json.dumps(words.not_started())} : status"
+# A cancelled run counts as failed, too, and its last step may come in after the answer to Cancel: so it is the page
+# that knows what was asked for. What stands in the status by then is kept, unless it still speaks of running.
+_ASK_FOR_A_RUN = "() => { window.vcmIsCancelled = false; }"
+_ASK_FOR_AN_END = "() => { window.vcmIsCancelled = true; }"
+_SAY_THAT_IT_FAILED = (
+    f"(status) => !status.includes({words.RUNNING!r}) ? status : "
+    f"window.vcmIsCancelled ? {json.dumps(words.cancelled())} : {json.dumps(words.not_started())}"
+)
 
 
 # In one column the result is far below the button: go and watch it form.
@@ -120,6 +126,8 @@ def _wire(page: Page, actions: Actions) -> None:
     checked: dict[str, Any] = {**quiet, "concurrency_id": _CHECKS, "concurrency_limit": _CHECKS_AT_ONCE}
     inputs = actions.inputs()
 
+    page.generate.click(None, js=_ASK_FOR_A_RUN, **quiet)
+    page.cancel.click(None, js=_ASK_FOR_AN_END, **quiet)
     started = page.generate.click(
         actions.start, None, [page.status, page.generate, page.cancel], queue=False, trigger_mode="once", **quiet
     )

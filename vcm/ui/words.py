@@ -52,6 +52,11 @@ def not_started() -> str:
     return status("The run could not be started; your drawing is kept, so please try again.", kind="error")
 
 
+def cancelled(what: str = "") -> str:
+    """Return the status area of a run that the visitor stopped, and what is shown now, if that is known."""
+    return status(f"Cancelled: {what}, and your drawing is kept." if what else "Cancelled: your drawing is kept.")
+
+
 def note(text: str) -> str:
     """Return a quiet line beside something, or nothing."""
     return f'<p class="note">{escape(text)}</p>' if text else ""

@@ -70,6 +70,21 @@ def test_every_step_arrives_and_the_outcome_last(pipeline, request_, is_forked, 
     assert last.controlled.array.dtype == np.float32
 
 
+@pytest.mark.parametrize("is_forked", [False, True])
+def test_a_traced_run_shows_every_step_and_what_the_vcm_did(pipeline, request_, is_forked, request):
+    if is_forked:
+        request.getfixturevalue("forked")
+    studio = Studio(pipeline)
+    asked = replace(request_, num_inference_steps=2 * MOST_PREVIEWS)
+    known = finish(studio, asked)
+    *steps, last = studio.run(asked, is_traced=True)
+    assert len(steps) == 2 * MOST_PREVIEWS
+    assert all(step.preview is not None and step.eps_scale.shape == step.eps_shift.shape for step in steps)
+    assert not last.is_remembered
+    np.testing.assert_array_equal(last.result.controlled.array, known.result.controlled.array)
+    assert all(step.eps_scale is None for step in studio.run(replace(asked, seed=6)) if isinstance(step, Progress))
+
+
 def test_what_comes_back_is_picklable_and_lives_on_the_cpu(pipeline, request_):
     for event in build_worker(pipeline)(pipeline.plan(request_)):
         again = pickle.loads(pickle.dumps(event))

@@ -59,6 +59,7 @@ class Job:
         wants_uncontrolled: whether the result needs the uncontrolled sample.
         features_key: under which the features are kept.
         uncontrolled_key: under which the uncontrolled sample is kept.
+        is_traced: whether every step is wanted with its volume and with what the VCM did, rather than a few volumes.
     """
 
     request: GenerationRequest
@@ -71,6 +72,7 @@ class Job:
     wants_uncontrolled: bool
     features_key: Hashable
     uncontrolled_key: Hashable
+    is_traced: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Go into a pickle without the scans as they were given: large, and needed only where the job was planned."""

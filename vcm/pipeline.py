@@ -181,17 +181,23 @@ class Pipeline:
                 return event
         raise AssertionError("a stream ends with its result")
 
-    def stream(self, request: GenerationRequest) -> Generator[Preview | GenerationResult, None, None]:
+    def stream(
+        self, request: GenerationRequest, *, is_traced: bool = False
+    ) -> Generator[Preview | GenerationResult, None, None]:
         """Generate, yielding a Preview after every step and the GenerationResult last.
 
         Closing the generator stops the work within one step.
+
+        Args:
+            request: what is generated.
+            is_traced: whether to show every step even of an uncontrolled volume that is known already.
 
         Raises:
             VolumeError: a condition does not lie on the model's grid, or holds values that are no labels of it.
             ValueError: the model does not take a condition.
             GenerationError: the volume came out with values that are not finite.
         """
-        job = self.plan(request)
+        job = replace(self.plan(request), is_traced=is_traced)
         for event in self.run(job):
             yield event if isinstance(event, Preview) else self.finish(job, event)
 
@@ -266,7 +272,8 @@ class Pipeline:
         chains: dict[str, Iterator[Step]] = {}
         if job.wants_controlled:
             chains["controlled"] = self._start_chain(job, features)
-        if job.wants_uncontrolled and job.uncontrolled is None:
+        has_steps = job.wants_controlled or not job.is_traced
+        if job.wants_uncontrolled and (job.uncontrolled is None or not has_steps):
             chains["uncontrolled"] = self._start_chain(job, None)
 
         latents: dict[str, Tensor] = {}
@@ -277,8 +284,9 @@ class Pipeline:
             for latent in latents.values():
                 _require_finite(latent)  # as early as can be: nothing mends it later
             with self._computing(), clock.measure("preview"):
-                estimate = self._preview(next(iter(steps.values())))
-            yield Preview(number, job.request.num_inference_steps, estimate)
+                shown = next(iter(steps.values()))
+                estimate, did = self._preview(shown), (_magnitude(shown.eps_scale), _magnitude(shown.eps_shift))
+            yield Preview(number, job.request.num_inference_steps, estimate, *did)
 
         samples: dict[str, Sample] = {}
         for name, latent in latents.items():
@@ -379,6 +387,14 @@ class Pipeline:
 def _hash_condition(prepared: PreparedCondition) -> str:
     """Return a hash of what is encoded; labels are told by themselves, at a third of the bytes."""
     return hash_array(prepared.volume.array if prepared.scan is None else prepared.tensor.numpy())
+
+
+def _magnitude(tensor: Tensor | None) -> NDArray[np.float32] | None:
+    """Return the mean over the channels of what the VCM made, (1, C, x, y, z), without its sign: (x, y, z)."""
+    if tensor is None:
+        return None
+    array: NDArray[np.float32] = tensor[0].float().abs().mean(0).cpu().numpy()
+    return array
 
 
 def _require_finite(tensor: Tensor) -> None:

@@ -9,6 +9,7 @@ from numbers import Real
 from typing import Any, TypeGuard
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vcm.conditions import MODALITIES
 from vcm.volume import Volume
@@ -99,11 +100,15 @@ class Preview:
         step: 1 to `num_inference_steps`, the step just done.
         num_inference_steps: of the request.
         estimate: of the finished volume as the model sees it now; float32 in [0, 1], on the model grid.
+        eps_scale, eps_shift: how much the VCM did, as the mean over the channels of |gamma| and of |beta|; float32
+            (x, y, z) on the latent grid. None in a step in which it was not asked.
     """
 
     step: int
     num_inference_steps: int
     estimate: Volume
+    eps_scale: NDArray[np.float32] | None = None
+    eps_shift: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vcm.config import Grid
+    from vcm.request import GenerationResult
 
 TRAINED_SLICES_MM = (4.0, 8.0)
 """How thick the slices are that a VCM has learned from."""
@@ -109,6 +110,17 @@ def place_scan(name: str, volume: Volume, grid: Grid) -> tuple[Volume, Volume]:
     if outside > _WORTH_SAYING:
         notes += (f"{outside:.1%} of the {name} scan lies outside the model's field of view, which does not see it.",)
     return Volume(np.ascontiguousarray(placed.array, dtype=np.float32), grid.affine, notes), own
+
+
+def show_on_grid(result: GenerationResult, volume: Volume) -> Volume:
+    """Return a volume of a result in [0, 1] on the model grid, where scans have taken it to their own grid or units."""
+    name = next((name for name in ("partial", "lowres") if name in result.scans), None)
+    if name is None:
+        return volume
+    like = result.conditions[name]
+    low, high = result.recipe["conditions"][name]["intensities"]
+    scaled = Volume(scale_intensities(volume.array, (low, high)), volume.affine)
+    return scaled.to_grid(like.array.shape, like.affine)
 
 
 def slice_axis(scan: Volume) -> int:

@@ -114,15 +114,25 @@ class Actions:
         """
         page, folder = self._page, session_folder(request)
         try:
-            wanted, settings = self._read(values)
-            scans, fill = page.scans.read(wanted, folder)
-            labels = {name: is_wanted for name, is_wanted in wanted.items() if name not in page.scans.uses}
-            conditions = self._read_conditions(drawing, uploaded, labels) | scans
-            run = GenerationRequest(conditions, fill=fill, **settings)
+            run = self.read_request(folder, drawing, uploaded, *values)
             yield {page.controls.settings["seed"]: run.seed}
             yield from self._follow(run, drawing, folder)
         except FORESEEN as error:
             yield {page.status: words.status(explain(error), kind="error")}
+
+    def read_request(
+        self, folder: Path, drawing: SliceCanvasData | None, uploaded: UploadedMaps | None, *values: Any
+    ) -> GenerationRequest:
+        """Return what the page is set to; takes the session's folder and what `generate` takes.
+
+        Raises:
+            VolumeError, ValueError: a condition or a setting is missing or wrong.
+        """
+        wanted, settings = self._read(values)
+        scans, fill = self._page.scans.read(wanted, folder)
+        labels = {name: is_wanted for name, is_wanted in wanted.items() if name not in self._page.scans.uses}
+        conditions = self._read_conditions(drawing, uploaded, labels) | scans
+        return GenerationRequest(conditions, fill=fill, **settings)
 
     def inputs(self) -> list[Any]:
         """The components whose values `generate` takes, in its order."""

@@ -20,6 +20,7 @@ from vcm.ui.content import show_example, show_nothing
 from vcm.ui.examples import load_examples
 from vcm.ui.guard import build_guard
 from vcm.ui.layout import Page, build_layout
+from vcm.ui.lesson_section import LESSONS_STYLE, load_teaching, wire_lessons
 from vcm.ui.models import render_models
 from vcm.ui.palette import build_palette, label_modalities
 from vcm.ui.scan_uploads import image_modalities
@@ -27,7 +28,8 @@ from vcm.ui.session_files import KEEP_SECONDS, remove_old_sessions, remove_sessi
 from vcm.ui.studio import Studio
 from vcm.ui.theme import STYLE_SHEET, build_theme
 
-EXAMPLES = Path(__file__).parents[2] / "assets" / "examples"
+ASSETS = Path(__file__).parents[2] / "assets"
+EXAMPLES, LESSONS = ASSETS / "examples", ASSETS / "lessons"
 
 _GPU = "gpu"  # all runs, of the page and of the API, take turns in one queue
 _CHECKS = "checks"  # what is dropped on the page is read and resampled beside the runs, never behind them
@@ -79,6 +81,7 @@ def build_app(pipeline: Pipeline, examples: Path = EXAMPLES, problem: str | None
         studio.learn_pace(offered[0].request, offered[0].details.get("timings") or {})
     else:
         content = show_nothing(pipeline, palette, opening)
+    teaching = load_teaching(LESSONS, pipeline)
     with gr.Blocks(
         title="VCM Studio",
         analytics_enabled=False,
@@ -96,9 +99,12 @@ def build_app(pipeline: Pipeline, examples: Path = EXAMPLES, problem: str | None
             examples=offered,
             content=content,
             estimate=studio.estimate_seconds(content.request, is_controlled=bool(content.wanted)),
+            teaching=teaching,
         )
         build_api(studio, offered, _GPU)
-        _wire(page, Actions(studio, page, palette, offered))
+        actions = Actions(studio, page, palette, offered)
+        _wire(page, actions)
+        wire_lessons(page.lessons, teaching, studio, actions, flush_js=page.editor.flush_js(0), concurrency_id=_GPU)
         blocks.unload(remove_session)
     return blocks.queue(max_size=_MOST_WAITING, default_concurrency_limit=_OTHER_HANDLERS)
 
@@ -107,7 +113,7 @@ def launch_options(*, mcp: bool = False) -> dict[str, Any]:
     """Return the keyword arguments of `launch()` that belong to the app, beside host, port and share."""
     return {
         "theme": build_theme(),
-        "css_paths": [STYLE_SHEET],
+        "css_paths": [STYLE_SHEET, LESSONS_STYLE],
         "i18n": gr.I18n(en=_MISSING_WORDS),
         "ssr_mode": False,
         "run_history": False,

@@ -16,10 +16,12 @@ from vcm.ui.controls import Controls, build_controls
 from vcm.ui.examples import Example
 from vcm.ui.label_maps import pack_labels
 from vcm.ui.lesion_builder import LesionBuilder, build_lesion_builder
+from vcm.ui.lesson_section import LessonSection, Teaching, build_lesson_section
 from vcm.ui.palette import Palette
 from vcm.ui.scan_uploads import ScanUploads, build_scan_uploads
 from vcm.ui.scene import Scene
 from vcm.ui.slice_canvas import SliceCanvas, SliceCanvasData
+from vcm.ui.tour import TOUR_BUTTON
 from vcm.ui.views import FilesView, Shown
 from vcm.ui.widgets import build_example_strip, build_view_switch
 
@@ -51,6 +53,7 @@ class Page:
     download_note: gr.HTML
     recipe: gr.File
     shown: gr.State
+    lessons: LessonSection
     status: gr.HTML
     estimate: gr.HTML
     generate: gr.Button
@@ -69,6 +72,7 @@ def build_layout(
     examples: Sequence[Example],
     content: Content,
     estimate: float | None,
+    teaching: Teaching,
 ) -> Page:
     """Build the page inside the current `gr.Blocks`.
 
@@ -83,6 +87,7 @@ def build_layout(
         examples: for the strip at the top.
         content: what the page opens on.
         estimate: about how many seconds a run of it takes.
+        teaching: what the lessons below the studio open on.
     """
     result, files = content.result, content.files
     draws_tumor = modalities[0] == "tumor"
@@ -134,6 +139,7 @@ def build_layout(
             adherence = gr.HTML(result.adherence if result else "", elem_id="adherence")
             with gr.Column(elem_classes=["modality", "restore"], min_width=0):
                 recipe = gr.File(label="Recipe", file_types=[".json"], elem_id="upload-recipe")
+    lessons = build_lesson_section(teaching)
     with gr.Column(elem_id="action-bar", min_width=0):
         with gr.Row(elem_id="actions"):
             status = gr.HTML(words.status(content.status), elem_id="status")
@@ -158,6 +164,7 @@ def build_layout(
         download_note=download_note,
         recipe=recipe,
         shown=gr.State(Shown(result, files, ROUNDED_NOTE) if result and files else None),
+        lessons=lessons,
         status=status,
         estimate=estimated,
         generate=generate,
@@ -174,7 +181,7 @@ def _masthead(model_name: str, device: str, draws_tumor: bool) -> str:
     kind = "GPU" if device == "cuda" else device.upper()
     return (
         '<header class="masthead"><h1>VCM Studio</h1>'
-        f"<p>{purpose}</p>"
+        f"<p>{purpose} {TOUR_BUTTON}</p>"
         f'<span class="badge" title="Model and device">{escape(model_name)} &middot; {escape(kind)}</span></header>'
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import gradio as gr
 
@@ -45,8 +45,10 @@ class Studio:
         self._compute = build_worker(pipeline)
         self._results = ResultCache()
 
-    def run(self, request: GenerationRequest) -> Generator[Progress | Finished, None, None]:
+    def run(self, request: GenerationRequest, *, is_traced: bool = False) -> Generator[Progress | Finished, None, None]:
         """Run a request, yielding Progress after every step and Finished last; closing it stops the work.
+
+        A traced run shows every step, with what the VCM did in it, so that it is computed even where its end is known.
 
         Raises:
             VolumeError, ValueError: the request does not fit the model.
@@ -54,7 +56,8 @@ class Studio:
         """
         job = self.pipeline.plan(request)
         notes = tuple(note for condition in job.conditions.values() for note in condition.notes)
-        known = self._results.get(job.recipe)
+        job = replace(job, is_traced=is_traced)
+        known = None if is_traced else self._results.get(job.recipe)
         if known is not None:
             yield Finished(known, is_remembered=True, notes=notes)
             return

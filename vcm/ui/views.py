@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from vcm.conditions import MODALITIES
 from vcm.config import Grid
-from vcm.image_conditions import scale_intensities
 from vcm.request import GenerationResult
+from vcm.scans import show_on_grid
 from vcm.ui import words
 from vcm.ui.palette import Palette
 from vcm.ui.scene import SceneData, publish_scene
 from vcm.ui.session_files import write_downloads
 from vcm.ui.slice_canvas import Layer, SliceCanvasData, canvas_value, image_layer, publish_volume
-from vcm.volume import Volume
 
 _MOST_DIFFERENCE = 0.5  # of the intensity range; what differs more is a lesion and may saturate
 
@@ -48,17 +47,6 @@ class Shown:
     result: ResultView
     files: FilesView
     note: str = ""
-
-
-def show_on_grid(result: GenerationResult, volume: Volume) -> Volume:
-    """Return a volume of a result in [0, 1] on the model grid, where scans have taken it to their own grid or units."""
-    name = next((name for name in ("partial", "lowres") if name in result.scans), None)
-    if name is None:
-        return volume
-    like = result.conditions[name]
-    low, high = result.recipe["conditions"][name]["intensities"]
-    scaled = Volume(scale_intensities(volume.array, (low, high)), volume.affine)
-    return scaled.to_grid(like.array.shape, like.affine)
 
 
 def _show_all_on_grid(result: GenerationResult) -> GenerationResult:

@@ -75,12 +75,13 @@ def build_example_strip(examples: Sequence[Example]) -> gr.HTML:
     )
 
 
-def build_view_switch(views: Mapping[str, str], target: str) -> gr.HTML:
+def build_view_switch(views: Mapping[str, str], target: str, elem_id: str = "views") -> gr.HTML:
     """Return tabs that set `data-view` on an element, by which the style sheet shows one view; the first is shown.
 
     Args:
         views: titles by name.
         target: id of the element.
+        elem_id: of the tabs.
     """
     shown = [{"name": name, "title": title, "selected": "false"} for name, title in views.items()]
     shown[0]["selected"] = "true"
@@ -88,7 +89,7 @@ def build_view_switch(views: Mapping[str, str], target: str) -> gr.HTML:
         html_template=_SWITCH_TEMPLATE,
         js_on_load=_SWITCH_SCRIPT,
         apply_default_css=False,
-        elem_id="views",
+        elem_id=elem_id,
         views=shown,
         target=target,
     )

@@ -74,6 +74,14 @@ def progress(step: int, num_inference_steps: int, rest: float | None) -> str:
     )
 
 
+def explored(done: int, total: int) -> str:
+    """Return the status area of a lesson under way, with its bar."""
+    return (
+        f'<div class="status" data-kind="running" role="status"><p>{100 * done // max(total, 1)} % done</p>'
+        f'<progress max="{total}" value="{done}" aria-label="Denoising steps"></progress></div>'
+    )
+
+
 def finished(took: float | None, *, is_remembered: bool) -> str:
     """Return the sentence at the end of a run."""
     if is_remembered:

@@ -39,11 +39,14 @@ class Progress:
         step: 1 to `num_inference_steps`.
         num_inference_steps: of the run.
         preview: what the model sees now, (X, Y, Z) uint8, 255 for an intensity of 1; None at most steps of long runs.
+        eps_scale, eps_shift: of a traced job, how much the VCM did, as in `vcm.request.Preview`.
     """
 
     step: int
     num_inference_steps: int
     preview: NDArray[np.uint8] | None
+    eps_scale: NDArray[np.float32] | None = None
+    eps_shift: NDArray[np.float32] | None = None
 
 
 Compute = Callable[[Job], Generator[Progress | Outcome, None, None]]
@@ -65,7 +68,7 @@ def build_worker(pipeline: Pipeline) -> Compute:
         try:
             with closing(pipeline.run(job)) as events:
                 for event in events:
-                    yield event if isinstance(event, Outcome) else _shrink(event)
+                    yield event if isinstance(event, Outcome) else _shrink(event, is_traced=job.is_traced)
         except (VolumeError, GenerationError) as error:
             raise gr.Error(str(error), print_exception=False) from error
         except Exception as error:
@@ -92,9 +95,10 @@ def shows_preview(step: int, num_inference_steps: int) -> bool:
     return step * shown // num_inference_steps != (step - 1) * shown // num_inference_steps
 
 
-def _shrink(preview: Preview) -> Progress:
+def _shrink(preview: Preview, *, is_traced: bool) -> Progress:
     """Return what a page needs of a preview, in a quarter of its bytes."""
     shown = None
-    if shows_preview(preview.step, preview.num_inference_steps):
+    if is_traced or shows_preview(preview.step, preview.num_inference_steps):
         shown = np.rint(preview.estimate.array * 255).astype(np.uint8)
-    return Progress(preview.step, preview.num_inference_steps, shown)
+    did = (preview.eps_scale, preview.eps_shift) if is_traced else ()
+    return Progress(preview.step, preview.num_inference_steps, shown, *did)

@@ -260,6 +260,18 @@ def test_a_run_goes_on_with_its_own_conditions_only(source: Path, simulated: Non
         train("segmenter", tmp_path, conditions=["tumor"])
 
 
+def test_a_trained_vcm_goes_on_with_more_conditions(source: Path, simulated: None, tmp_path: Path) -> None:
+    from vcm.train.stages import train
+
+    train("vcm", tmp_path, model=source, samples=2, steps=1, conditions=["tumor"])
+    before = load_model(tmp_path).adapter
+    train("vcm", tmp_path, samples=2, steps=1, conditions=["tumor", "t2"], from_weights=True)
+    after = load_model(tmp_path).adapter
+    assert after.modalities == ("tumor", "t2")
+    weight = "condition_encoders.tumor.conv_in.weight"
+    torch.testing.assert_close(after.state_dict()[weight], before.state_dict()[weight], atol=0.01, rtol=0.01)
+
+
 def test_a_vcm_learns_from_every_condition_that_can_be_trained(source: Path, simulated: None, tmp_path: Path) -> None:
     from vcm.train.stages import train
 

@@ -39,6 +39,7 @@ from vcm.train.diffusion import DiffusionRecipe, find_brain_region, train_diffus
 from vcm.train.foreign import Placement, choose_adapter
 from vcm.train.loop import STATE_FILE
 from vcm.train.mini import build_mini_config
+from vcm.train.more_conditions import carry_over
 from vcm.train.record import begin_run, record_run
 from vcm.train.segmenter import SegmenterRecipe, train_segmenter
 from vcm.volume import Volume
@@ -80,7 +81,7 @@ def train(
         steps: how many optimizer steps, if not as many as the shipped recipe.
         resume: go on where an earlier run of the stage stopped.
         from_weights: begin a new run from the stage's weights in `out`, instead of random ones; with `resume`, only
-            where there is no run to go on with.
+            where there is no run to go on with. A VCM may begin from one that follows other conditions.
         decoder_only: of the autoencoder, with `from_weights`: latents, and all that learned from them, stay valid.
         conditions: what a VCM is to follow, of tumor, anatomy, partial, lowres, t2 and flair; by default what the
             model's own follows, or tumor and anatomy where that is a published one.
@@ -172,6 +173,8 @@ def _adapter(
     if not own:
         _copy_backbone(source, folder)
     if chosen != config.adapter:
+        if run["initial"] is not None:
+            run["initial"] = carry_over(run["initial"], config.adapter, chosen).state_dict()
         name = "-".join([config.name, *chosen.condition_channels])
         config = replace(config, name=name, adapter=chosen)
         write_bytes(folder / CONFIG_FILE, config.to_json().encode())

@@ -1,0 +1,44 @@
+"""A VCM that begins from the weights of one with other conditions."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import ALL_CHANNELS, build_tiny_config, randomize
+
+from vcm.adapter import VCM
+from vcm.config import AdapterConfig
+from vcm.train.more_conditions import carry_over
+
+
+def follow(*names: str) -> AdapterConfig:
+    """A tiny VCM's configuration that has these conditions."""
+    channels = {name: ALL_CHANNELS[name] for name in names}
+    return replace(build_tiny_config().adapter, condition_channels=channels)
+
+
+@pytest.mark.parametrize("before", [("tumor",), ("tumor", "anatomy"), ("anatomy", "t2")])
+def test_what_the_earlier_one_followed_is_followed_as_before(before):
+    earlier = VCM(follow(*before))
+    randomize(earlier, 0)
+    later = carry_over(earlier.state_dict(), earlier.config, follow(*ALL_CHANNELS))
+    conditions = {name: torch.rand(1, ALL_CHANNELS[name], 16, 24, 16) for name in before}
+    expected, found = earlier.encode_condition(conditions), later.encode_condition(conditions)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    channels = earlier.config.latent_channels
+    latent, epsilon = torch.randn(2, 1, channels, *expected.shape[2:])
+    timesteps = torch.tensor([400])
+    for ours, theirs in zip(
+        later(latent, epsilon, found, timesteps), earlier(latent, epsilon, expected, timesteps), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    new = next(name for name in ALL_CHANNELS if name not in before)
+    given = conditions | {new: torch.rand(1, ALL_CHANNELS[new], 16, 24, 16)}
+    assert not torch.allclose(later.encode_condition(given), expected)
+
+
+def test_another_width_is_refused():
+    earlier = VCM(follow("tumor"))
+    wider = replace(earlier.config, head_channels=2 * earlier.config.head_channels)
+    with pytest.raises(ValueError, match="of its own sizes"):
+        carry_over(earlier.state_dict(), earlier.config, wider)

@@ -23,7 +23,7 @@ from vcm.model_card import write_model_card
 from vcm.pipeline import Pipeline
 from vcm.segmenter import Segmenter, SegmenterConfig
 
-PLAN = EvaluationPlan(subjects=2, uncontrolled=4, num_inference_steps=2)
+PLAN = EvaluationPlan(subjects=2, uncontrolled=4, num_inference_steps=2, modality_subjects=1)
 
 
 def build_segmenter(seed: int = 0) -> Segmenter:
@@ -69,7 +69,7 @@ def all_estimates(part: Any) -> list[dict]:
 def test_an_evaluation_is_written_as_it_is_returned(measured, pipeline):
     out, results = measured
     assert json.loads((out / RESULTS_FILE).read_text()) == results
-    assert list(results["sections"]) == ["autoencoder", "adherence", "priors"]
+    assert list(results["sections"]) == ["autoencoder", "adherence", "priors", "modalities"]
     assert results["weights"] == pipeline.environment.weights
     assert results["precision"] == "float32"
     assert results["plan"]["subjects"] == 2
@@ -108,8 +108,10 @@ def test_the_model_card_is_rendered_from_a_real_evaluation(measured, folder):
     card = write_model_card(folder, measured[1]).read_text()
     psnr = measured[1]["sections"]["autoencoder"]["psnr_whole_db"]["value"]
     assert f"{psnr:.2f} dB" in card
+    assert "## The conditions, alone and together" in card
+    assert "| tumor + anatomy |" in card
     assert "**not reached**" in card  # random weights reach little
-    assert "vcm evaluate --model tiny --subjects 2 --uncontrolled 4 --out evaluation" in card
+    assert "vcm evaluate --model tiny --subjects 2 --uncontrolled 4 --modality-subjects 1 --out evaluation" in card
 
 
 @pytest.mark.slow
@@ -154,8 +156,9 @@ def test_an_interrupted_evaluation_measures_only_what_is_missing(measured, pipel
     kept = {"autoencoder": {"mark": 1}, "adherence": {"mark": 2}}
     (tmp_path / RESULTS_FILE).write_text(json.dumps({**results, "sections": kept}))
     monkeypatch.setattr("vcm.evaluate._measure_uncontrolled", lambda *_: {"mark": 3})
+    monkeypatch.setattr("vcm.evaluate._measure_modalities", lambda *_: {"mark": 4})
     resumed = evaluate(pipeline, tmp_path, PLAN, resume=True)
-    assert resumed["sections"] == {**kept, "priors": {"mark": 3}}
+    assert resumed["sections"] == {**kept, "priors": {"mark": 3}, "modalities": {"mark": 4}}
     assert json.loads((tmp_path / RESULTS_FILE).read_text()) == resumed
 
 

@@ -415,6 +415,9 @@ def evaluate(
     model: ModelOption = "mini",
     subjects: Annotated[int, typer.Option("--subjects", min=1, help="With a tumor, for adherence.")] = 32,
     uncontrolled: Annotated[int, typer.Option("--uncontrolled", min=4, help="Samples of the prior alone.")] = 128,
+    modality_subjects: Annotated[
+        int, typer.Option("--modality-subjects", min=0, help="For the table of all conditions; 0 leaves it out.")
+    ] = 8,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the first subject; from 200000 on.")] = 200_000,
     resume: Annotated[bool, typer.Option("--resume", help="Keep what an earlier run measured.")] = False,
     vcm_weights: VcmWeightsOption = None,
@@ -425,14 +428,21 @@ def evaluate(
     _require_training_extra()
     from vcm.evaluate import EvaluationPlan
     from vcm.evaluate import evaluate as measure
+    from vcm.evaluate_modalities import SECTION, tabulate
     from vcm.outputs import make_folder
     from vcm.pipeline import Pipeline
 
-    plan = EvaluationPlan(first_seed=seed, subjects=subjects, uncontrolled=uncontrolled)
+    plan = EvaluationPlan(
+        first_seed=seed, subjects=subjects, uncontrolled=uncontrolled, modality_subjects=modality_subjects
+    )
     pipeline = Pipeline.from_pretrained(model, device=device, precision=precision, vcm_weights=vcm_weights)
     results = measure(pipeline, make_folder(out), plan, resume=resume)
-    for line in _tabulate(results["sections"]):
+    sections = dict(results["sections"])
+    modalities = sections.pop(SECTION, None)
+    for line in _tabulate(sections):
         typer.echo(line)
+    for name, *cells in tabulate(modalities) if modalities else ():
+        typer.echo(f"{name:42}{''.join(f'{cell:>22}' for cell in cells)}")
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tqdm import tqdm
 from vcm import simulate
 from vcm.adherence import dice, score_anatomy, score_tumor
 from vcm.dataset import read_json, write_json
+from vcm.evaluate_modalities import SECTION, list_combinations, measure_modalities
 from vcm.metrics import (
     correlation,
     cubic_mmd,
@@ -54,6 +55,7 @@ class EvaluationPlan:
     - `first_seed`: of the test subjects; seeds of training and validation are refused.
     - `subjects`: with a tumor, for adherence, preservation and the round trip.
     - `uncontrolled`: samples for covariates, realism and diversity.
+    - `modality_subjects`: with a tumor, for the table of all conditions; 0 leaves it out.
     """
 
     first_seed: int = simulate.FIRST_TEST_SEED
@@ -61,6 +63,7 @@ class EvaluationPlan:
     uncontrolled: int = 128
     num_inference_steps: int = 20
     guidance_scale: float = 1.0
+    modality_subjects: int = 8
 
     def __post_init__(self) -> None:
         if self.first_seed < simulate.FIRST_TEST_SEED:
@@ -107,6 +110,8 @@ def evaluate(
         "adherence": lambda: _measure_adherence(pipeline, tumor_subjects(), plan),
         "priors": lambda: _measure_uncontrolled(pipeline, plan),
     }
+    if plan.modality_subjects:
+        sections[SECTION] = lambda: _measure_modalities(pipeline, plan)
     for name, measure in sections.items():
         if name in results["sections"]:
             continue
@@ -250,6 +255,18 @@ def _fit(asked: list[float], measured: list[float]) -> Section:
     return {"correlation": estimate(correlation, asked, measured), "slope": estimate(slope, asked, measured)}
 
 
+def _measure_modalities(pipeline: Pipeline, plan: EvaluationPlan) -> Section:
+    """All conditions, alone and together."""
+    combinations = list_combinations(pipeline.modalities)
+    contrasts = ("t1", "t2", "flair")
+    subjects = _subjects_with_tumor(replace(plan, subjects=plan.modality_subjects), contrasts)
+
+    def build(subject: Subject, conditions: dict[str, Volume], fill: Volume | None) -> GenerationRequest:
+        return replace(build_request(subject, conditions, plan, compare=False), fill=fill)
+
+    return measure_modalities(pipeline, subjects, build, combinations)
+
+
 def build_request(
     subject: Subject, conditions: dict[str, Volume], plan: EvaluationPlan, *, compare: bool
 ) -> GenerationRequest:
@@ -269,14 +286,14 @@ def build_request(
     )
 
 
-def _subjects_with_tumor(plan: EvaluationPlan) -> list[Subject]:
+def _subjects_with_tumor(plan: EvaluationPlan, contrasts: tuple[str, ...] = ("t1",)) -> list[Subject]:
     """The first test subjects that have a tumor, as many as the plan asks for."""
     found: list[Subject] = []
     first = plan.first_seed
     with tqdm(total=plan.subjects, desc="simulating", unit="subject") as progress:
         while len(found) < plan.subjects:
             missing = plan.subjects - len(found)
-            for subject in simulate.simulate_subjects(range(first, first + missing), ("t1",)):
+            for subject in simulate.simulate_subjects(range(first, first + missing), contrasts):
                 if subject.tumor.any():
                     found.append(subject)
                     progress.update()

@@ -52,7 +52,9 @@ def fill_hole(scan: Scan, generated: Volume) -> Volume:
 
     depth = ndimage.distance_transform_edt(hole, sampling=spacing)  # mm into the hole
     ring = ~hole & seen & (ndimage.distance_transform_edt(~hole, sampling=spacing) <= RING_MM)
-    made = _match_levels(made, known, ring & (known != 0))  # a background that was cut away has no level
+    where = ring & (known != 0)  # a background that was cut away has no level
+    gain, offset = match_levels(made[where], known[where])
+    made = gain * made + offset
     weight = np.clip(1.0 - depth / BLEND_MM, 0.0, 1.0)
     weight = weight * weight * (3.0 - 2.0 * weight)
     made += (weight * _spread(known - made, ring, spacing)).astype(np.float32)
@@ -74,22 +76,16 @@ def _bring(
     return made.astype(np.float32), seen
 
 
-def _match_levels(
-    made: NDArray[np.float32], known: NDArray[np.float32], where: NDArray[np.bool_]
-) -> NDArray[np.float32]:
-    """Return what was made with the mean and the spread that the scan has there.
+def match_levels(made: NDArray[np.float32], known: NDArray[np.float32]) -> tuple[np.float32, np.float32]:
+    """Return the gain and the offset that give what was made (N,) the mean and the spread of what is known (N,).
 
     Not the line of least squares: where the two do not show the very same anatomy, it would take contrast away.
     """
-    if np.count_nonzero(where) < _FEWEST_VOXELS:
-        return made
-    ours, theirs = made[where].astype(np.float64), known[where].astype(np.float64)
-    gain = 1.0
-    if ours.std() > 0:
-        gain = float(np.clip(theirs.std() / ours.std(), *_GAIN_RANGE))
-    offset = theirs.mean() - gain * ours.mean()
-    matched: NDArray[np.float32] = (gain * made + offset).astype(np.float32)
-    return matched
+    if made.size < _FEWEST_VOXELS:
+        return np.float32(1), np.float32(0)
+    ours, theirs = made.astype(np.float64), known.astype(np.float64)
+    gain = float(np.clip(theirs.std() / ours.std(), *_GAIN_RANGE)) if ours.std() > 0 else 1.0
+    return np.float32(gain), np.float32(theirs.mean() - gain * ours.mean())
 
 
 def _spread(

@@ -25,6 +25,7 @@ from vcm.checkpoint import (
 )
 from vcm.config import ModelConfig
 from vcm.evaluate import EvaluationPlan
+from vcm.evaluate_modalities import SECTION, tabulate
 from vcm.metrics import BOOTSTRAP_RESAMPLES, Estimate
 from vcm.train import diffusion, segmenter
 from vcm.train.record import TRAINING_FILE, read_training
@@ -147,6 +148,7 @@ def write_model_card(folder: str | Path, evaluation: Mapping[str, Any]) -> Path:
         _introduce(config),
         _report_figures(figures, config, evaluation),
         _report_sizes(evaluation["sections"]["adherence"]),
+        *([_report_modalities(evaluation)] if SECTION in evaluation["sections"] else []),
         _tell_data(training),
         _tell_training(training),
         _list_files(folder),
@@ -246,9 +248,15 @@ ceiling is its Dice on the simulated subjects that the drawings come from. Inten
 
 def _command(config: ModelConfig, plan: Mapping[str, Any]) -> str:
     """The command that gives the figures, with the options that are not its defaults."""
-    options = {"subjects": "--subjects", "uncontrolled": "--uncontrolled", "first_seed": "--seed"}
+    options = {
+        "subjects": "--subjects",
+        "uncontrolled": "--uncontrolled",
+        "modality_subjects": "--modality-subjects",
+        "first_seed": "--seed",
+    }
     usual = EvaluationPlan()
-    asked = [f" {option} {plan[name]}" for name, option in options.items() if plan[name] != getattr(usual, name)]
+    known = {name: option for name, option in options.items() if name in plan}
+    asked = [f" {option} {plan[name]}" for name, option in known.items() if plan[name] != getattr(usual, name)]
     return f"vcm evaluate --model {config.name}{''.join(asked)} --out evaluation"
 
 
@@ -259,6 +267,20 @@ def _report_sizes(adherence: Mapping[str, Any]) -> str:
 Whole-tumor Dice by the diameter of the largest lesion, as a sphere of its volume:
 
 {_tabulate(("diameter", "Dice [95 % interval]", "n"), rows)}"""
+
+
+def _report_modalities(evaluation: Mapping[str, Any]) -> str:
+    section = evaluation["sections"][SECTION]
+    titles, *rows = tabulate(section)
+    return f"""\
+## The conditions, alone and together
+
+Against the T1 of {evaluation["plan"]["modality_subjects"]} test subjects with a tumor, inside the head; the thick
+slices are of {section["slice_mm"]:g} mm, the hole of the partial scan is the tumor with 6 mm around it. A brain made
+from a tumor map alone has no reason to be the subject's: its PSNR is what chance gives. Means; the intervals are in
+the evaluation's file.
+
+{_tabulate(titles, rows)}"""
 
 
 def _tell_data(training: Training) -> str:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from vcm.errors import VolumeError
 from vcm.image_conditions import restore_intensities
+from vcm.inpaint import match_levels
 from vcm.resample import resample
 from vcm.scans import Scan, slice_axis
 from vcm.volume import Volume
@@ -27,10 +28,11 @@ def restore_units(scan: Scan, generated: Volume) -> Volume:
 def agree_with_slices(scan: Scan, volume: Volume) -> Volume:
     """Return the volume with the mean over each thick slice equal to what the scan says there (back projection).
 
-    What is missing in each slice is added to the voxels in it, interpolated between the slices so that no steps appear,
-    again and again; where the scan is nowhere negative, no voxel becomes so. In the plane of the slices the scan is
-    compared at the resolution of the model. Where a slice or a column is not whole in both, and where slices are tilted
-    against the model grid or not thick, nothing is changed.
+    First the volume gets the gain and offset that bring its slices to the level of the scan's. What is still missing in
+    each slice is added to the voxels in it, interpolated between the slices so that no steps appear, again and again;
+    where the scan is nowhere negative, no voxel becomes so. In the plane of the slices the scan is compared at the
+    resolution of the model. Where a slice or a column is not whole in both, nothing is added; where slices are tilted
+    against the model grid or not thick, the volume stays as it is.
 
     Args:
         scan: of thick axial slices.
@@ -42,10 +44,13 @@ def agree_with_slices(scan: Scan, volume: Volume) -> Volume:
     asked, covered, average, spread = placed
     least = np.float32(0 if scan.volume.array.min() >= 0 else -np.inf)
     array = volume.array.astype(np.float32)
+    where = covered & (asked != 0)  # a background that was cut away has no level
+    gain, offset = match_levels((array @ average.T)[where], asked[where])
+    array = gain * array + offset
     for _ in range(ITERATIONS):
         missing = np.where(covered, asked - array @ average.T, np.float32(0))
         array = np.maximum(array + missing @ spread.T, least)
-    return Volume(np.where(covered.any(axis=2, keepdims=True), array, volume.array), volume.affine)
+    return Volume(array, volume.affine)
 
 
 def _place_slices(

@@ -1,0 +1,102 @@
+"""The table of all conditions: which combinations there are, and that each row is what it says."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from skimage.metrics import structural_similarity
+from tiny import ALL_CHANNELS, build_tiny_model, randomize
+
+from vcm import simulate
+from vcm.adherence import TUMOR_REGIONS
+from vcm.config import Grid
+from vcm.evaluate import EvaluationPlan, build_request
+from vcm.evaluate_modalities import (
+    interpolate_slices,
+    list_combinations,
+    measure_modalities,
+    tabulate,
+    thicken,
+)
+from vcm.metrics import ssim
+from vcm.pipeline import Pipeline
+from vcm.segmenter import Segmenter, SegmenterConfig
+
+
+def test_each_condition_stands_alone_with_the_tumor_and_with_all_others():
+    assert list_combinations(("tumor", "anatomy", "t2")) == [
+        ("tumor",), ("anatomy",), ("t2",), ("tumor", "anatomy"), ("tumor", "t2"), ("tumor", "anatomy", "t2"),
+    ]  # fmt: skip
+    assert len(list_combinations(tuple(ALL_CHANNELS))) == 6 + 5 + 1
+    assert list_combinations(("semantic",)) == []
+    assert list_combinations(("tumor", "anatomy"))[-1] == ("tumor", "anatomy")
+
+
+def test_similarity_is_what_others_compute():
+    random = np.random.default_rng(0)
+    truth = ndimage.gaussian_filter(random.random((20, 22, 24)), 1)
+    found = truth + 0.05 * random.random(truth.shape)
+    _, full = structural_similarity(truth, found, data_range=1.0, win_size=7, full=True)
+    where = np.zeros(truth.shape, bool)
+    where[5:-5, 5:-5, 5:-5] = True
+    assert ssim(found, truth, where) == pytest.approx(full[where].mean(), abs=1e-6)
+    assert ssim(truth, truth, where) == pytest.approx(1.0)
+
+
+def test_thick_slices_are_interpolated_to_where_they_lie():
+    heights = np.broadcast_to(np.arange(80, dtype=np.float32), (4, 4, 80))
+    slices = thicken(heights)
+    assert slices.array.shape == (4, 4, 26)
+    assert slices.affine[2, 2] == 6
+    first_slice = simulate.AFFINE @ [0, 0, 1, 1]
+    np.testing.assert_allclose(slices.affine[:3, 3], first_slice[:3])
+    for order in (1, 3):
+        made = interpolate_slices(slices.array, 80, order)
+        np.testing.assert_allclose(made[:, :, 12:66], heights[:, :, 12:66], atol=0.02)
+    nearest = interpolate_slices(slices.array, 80, 0)
+    np.testing.assert_array_equal(nearest[:, :, :78], np.repeat(slices.array, 3, axis=2))
+
+
+@pytest.mark.slow
+def test_every_row_is_measured_and_the_truth_is_the_best_of_them():
+    pipeline = Pipeline(build_tiny_model(Grid(simulate.SHAPE, simulate.AFFINE), ALL_CHANNELS))
+    segmenter = Segmenter(SegmenterConfig(init_filters=8, blocks_down=(1,), blocks_up=()))
+    randomize(segmenter, 0)
+    pipeline.segmenter = segmenter.eval()
+    subject = simulate.simulate_subject(200_000)
+    assert "whole" in TUMOR_REGIONS
+    plan = EvaluationPlan(num_inference_steps=1)
+
+    def build(subject, conditions, fill):
+        return replace(build_request(subject, conditions, plan, compare=False), fill=fill)
+
+    combinations = [("lowres",), ("tumor", "partial"), tuple(ALL_CHANNELS)]
+    section = measure_modalities(pipeline, [subject], build, combinations)
+    rows = section["rows"]
+    assert list(rows) == [
+        "the subject's own T1 (ceiling of Dice)",
+        "autoencoder's round trip (ceiling)",
+        "thick slices, nearest interpolation",
+        "thick slices, linear interpolation",
+        "thick slices, cubic interpolation",
+        "no condition (floor)",
+        "lowres",
+        "lowres, means of the slices not enforced",
+        "tumor + partial",
+        " + ".join(ALL_CHANNELS),
+    ]
+
+    def figure(row, name):
+        return rows[row][name]["value"]
+
+    assert figure("the subject's own T1 (ceiling of Dice)", "psnr_db") is None
+    # Whatever this model of random weights makes: thick slices bring it nearer, and outside a hole a scan is the truth.
+    assert figure("lowres", "psnr_db") > figure("lowres, means of the slices not enforced", "psnr_db") + 2
+    assert figure("tumor + partial", "psnr_db") > figure("no condition (floor)", "psnr_db") + 5
+    assert figure("tumor + partial", "hole_psnr_db") < figure("tumor + partial", "psnr_db")
+    linear, nearest = (figure(f"thick slices, {name} interpolation", "psnr_db") for name in ("linear", "nearest"))
+    assert linear > nearest > 15
+    table = list(tabulate(section))
+    assert len(table) == 1 + len(rows)
+    assert len({len(cells) for cells in table}) == 1

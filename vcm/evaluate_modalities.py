@@ -1,0 +1,168 @@
+"""Each condition alone, with a tumor, and all together, on unseen subjects: a section of `vcm evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from tqdm import tqdm
+
+from vcm import simulate
+from vcm.adherence import score_anatomy, score_tumor
+from vcm.image_conditions import HOLE_MARGIN_MM, grow, restore_intensities
+from vcm.job import Outcome
+from vcm.metrics import head_mask, psnr, ssim, summarize
+from vcm.volume import Volume
+
+if TYPE_CHECKING:
+    from vcm.pipeline import Pipeline
+    from vcm.request import GenerationRequest, GenerationResult
+    from vcm.simulate import Subject
+
+SECTION = "modalities"
+SLICE_FACTOR = 3
+"""Model voxels in a thick slice: 6 mm."""
+
+INTERPOLATIONS = {"nearest": 0, "linear": 1, "cubic": 3}
+_FIGURES = ("psnr_db", "ssim", "hole_psnr_db", "tumor_dice", "ventricle_dice")
+_CONTRASTS = ("t2", "flair")
+
+
+def list_combinations(modalities: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return which conditions are given together: each alone, each other one with the tumor, and all of them."""
+    known = [name for name in modalities if name != "semantic"]
+    alone = [(name,) for name in known]
+    pairs = [("tumor", name) for name in known if name != "tumor"] if "tumor" in known else []
+    return [*alone, *pairs, *([tuple(known)] if len(known) > 2 else [])]
+
+
+def measure_modalities(
+    pipeline: Pipeline, subjects: Sequence[Subject], build: Any, combinations: Sequence[tuple[str, ...]]
+) -> dict[str, Any]:
+    """Measure what comes of each combination of conditions, beside what needs no condition and what needs no model.
+
+    Each figure is between a volume in [0, 1] and the subject's own T1, in its head and in the slices that the thick
+    ones cover: PSNR and SSIM of the intensities, PSNR also in the hole alone, Dice between the subject's labels and
+    what the segmenter finds. A brain that is drawn from a tumor map alone has no reason to be the subject's: its PSNR
+    says what chance gives.
+
+    Args:
+        subjects: with tumors, and with the contrasts t1, t2 and flair.
+        build: from a subject, conditions and a region to a request.
+        combinations: as `list_combinations` gives them.
+
+    Returns:
+        "rows": by the row's name, by the figure's name, an estimate. "slice_mm": how thick the slices were.
+    """
+    figures: dict[str, dict[str, list[float | None]]] = {}
+    for subject in tqdm(subjects, desc="modalities", unit="subject"):
+        truth = subject.images["t1"].astype(np.float32)
+        hole = grow(subject.tumor > 0, HOLE_MARGIN_MM, (simulate.SPACING_MM,) * 3)
+        where = head_mask(truth)
+        where[:, :, truth.shape[2] - truth.shape[2] % SLICE_FACTOR :] = False
+        for row, volume in _make_rows(pipeline, subject, truth, hole, build, combinations):
+            found = _measure(pipeline, subject, volume, truth, where, hole)
+            for name, value in found.items():
+                figures.setdefault(row, {}).setdefault(name, []).append(value)
+    rows = {row: {name: summarize(values) for name, values in found.items()} for row, found in figures.items()}
+    return {"slice_mm": SLICE_FACTOR * simulate.SPACING_MM, "rows": rows}
+
+
+def tabulate(section: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Yield the cells of the section's table: titles first, then name and figures of each row."""
+    yield ("condition", "PSNR, dB", "SSIM", "PSNR in the hole, dB", "tumor Dice", "ventricle Dice", "n")
+    for row, figures in section["rows"].items():
+        cells = []
+        for name, digits in zip(_FIGURES, (2, 3, 2, 3, 3), strict=True):
+            value = figures[name]["value"]
+            cells.append("" if value is None else f"{value:.{digits}f}")
+        yield (row, *cells, str(figures["psnr_db"]["count"]))
+
+
+def interpolate_slices(slices: NDArray[np.float32], depth: int, order: int) -> NDArray[np.float32]:
+    """Return thick slices (X, Y, N) on the model grid (X, Y, depth), interpolated by a spline of an order."""
+    scale = 1 / SLICE_FACTOR
+    start = -(SLICE_FACTOR - 1) / (2 * SLICE_FACTOR)
+    made: NDArray[np.float32] = ndimage.affine_transform(
+        slices, [1, 1, scale], [0, 0, start], (*slices.shape[:2], depth), order=order, mode="nearest"
+    )
+    return made
+
+
+def thicken(truth: NDArray[np.float32]) -> Volume:
+    """Return axial slices that are means of `SLICE_FACTOR` slices of an image on the cohort's grid."""
+    count = truth.shape[2] // SLICE_FACTOR
+    means = truth[:, :, : count * SLICE_FACTOR].reshape(*truth.shape[:2], count, SLICE_FACTOR).mean(3)
+    affine = simulate.AFFINE.copy()
+    affine[:3, 3] += affine[:3, 2] * (SLICE_FACTOR - 1) / 2
+    affine[:3, 2] *= SLICE_FACTOR
+    return Volume(means.astype(np.float32), affine)
+
+
+def _make_rows(
+    pipeline: Pipeline,
+    subject: Subject,
+    truth: NDArray[np.float32],
+    hole: NDArray[np.bool_],
+    build: Any,
+    combinations: Sequence[tuple[str, ...]],
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Yield the name and the volume, in the units of the true image, of each row of one subject."""
+    yield "the subject's own T1 (ceiling of Dice)", truth
+    yield "autoencoder's round trip (ceiling)", pipeline.reconstruct(truth)
+    slices, affine = thicken(truth), simulate.AFFINE
+    modalities = {name for combination in combinations for name in combination}
+    if "lowres" in modalities:
+        for name, order in INTERPOLATIONS.items():
+            yield f"thick slices, {name} interpolation", interpolate_slices(slices.array, truth.shape[2], order)
+    yield "no condition (floor)", _run(pipeline, build(subject, {}, None))[0].controlled.array
+    given = {
+        "tumor": Volume(subject.tumor, affine),
+        "anatomy": Volume(subject.anatomy, affine),
+        "partial": Volume(truth, affine),
+        "lowres": slices,
+        **{name: Volume(subject.images[name], affine) for name in _CONTRASTS},
+    }
+    fill = Volume(hole.astype(np.uint8), affine)
+    for names in combinations:
+        conditions = {name: given[name] for name in names}
+        result, raw = _run(pipeline, build(subject, conditions, fill if "partial" in names else None))
+        yield " + ".join(names), result.controlled.array
+        if names == ("lowres",):
+            low, high = result.recipe["conditions"]["lowres"]["intensities"]
+            yield "lowres, means of the slices not enforced", restore_intensities(raw, (low, high))
+
+
+def _run(pipeline: Pipeline, request: GenerationRequest) -> tuple[GenerationResult, NDArray[np.float32]]:
+    """Return a result, and the volume as the model made it, before it went back to any scan."""
+    job = pipeline.plan(request)
+    outcome = next(event for event in pipeline.run(job) if isinstance(event, Outcome))
+    result = pipeline.finish(job, outcome)
+    sample = outcome.controlled or outcome.uncontrolled or job.uncontrolled
+    assert sample is not None, "a run makes a volume"
+    return result, sample.array
+
+
+def _measure(
+    pipeline: Pipeline,
+    subject: Subject,
+    volume: NDArray[np.float32],
+    truth: NDArray[np.float32],
+    where: NDArray[np.bool_],
+    hole: NDArray[np.bool_],
+) -> dict[str, float | None]:
+    assert pipeline.segmenter is not None
+    image = np.clip(volume, 0.0, 1.0).astype(np.float32)
+    tumor, anatomy = pipeline.segmenter.segment(image)
+    is_truth = np.array_equal(image, truth)
+    inside = where & hole
+    return {
+        "psnr_db": None if is_truth else psnr(image, truth, where),
+        "ssim": None if is_truth else ssim(image, truth, where),
+        "hole_psnr_db": None if is_truth or not inside.any() else psnr(image, truth, inside),
+        "tumor_dice": score_tumor(subject.tumor, tumor)["whole"],
+        "ventricle_dice": score_anatomy(subject.anatomy, anatomy, subject.tumor > 0)["ventricles"],
+    }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -22,6 +21,7 @@ from vcm import legacy
 from vcm.adapter import VCM
 from vcm.backbone import Backbone
 from vcm.config import ConfigError, ModelConfig
+from vcm.whole_files import write_whole
 
 CONFIG_FILE = "config.json"
 AUTOENCODER_FILE = "autoencoder.safetensors"
@@ -242,9 +242,8 @@ def file_hash(path: Path) -> str:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that it appears whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    with write_whole(path) as file:
+        file.write(content)
 
 
 def _build_backbone(config: ModelConfig) -> Backbone:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -37,7 +41,10 @@ app = typer.Typer(
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 on success, 2 with one line on stderr for what a user can cause."""
     try:
-        code = app(arguments, prog_name="vcm", standalone_mode=False)
+        with _stopping_in_order():
+            code = app(arguments, prog_name="vcm", standalone_mode=False)
+    except _Stopped:
+        _fail("Stopped.", code=143)
     except TyperException as error:
         _fail(error.format_message())
     except (KeyboardInterrupt, typer.Abort):  # Abort is a RuntimeError
@@ -54,6 +61,30 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             _fail("There is not enough memory for this: choose a smaller model, or close other programs.", code=1)
         _fail("The model stopped unexpectedly: run the command again with vcm --verbose to see why.", code=1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+class _Stopped(BaseException):
+    """The system asked the command to end; not an Exception, so that nothing takes it for a failure."""
+
+
+@contextmanager
+def _stopping_in_order() -> Iterator[None]:
+    """Turn SIGTERM into an exception, so that files in the making are removed on the way out."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    own = os.getpid()
+
+    def stop(*_: object) -> None:
+        if os.getpid() != own:
+            os._exit(143)  # a process of a pool: its parent tidies up
+        raise _Stopped
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @app.callback()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from vcm import simulate
+from vcm.whole_files import reserve, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +80,8 @@ def simulated_cohort(
         fresh = not path.exists()
         done = 0 if fresh else done
         arrays[name] = open_memmap(path, "w+" if fresh else "r+", dtype=dtype, shape=array_shape)
+        if fresh:
+            reserve(path, path.stat().st_size)
 
     if done < len(seeds):
         logger.info("simulating %d subjects", len(seeds) - done)
@@ -114,6 +116,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: dict) -> None:
     """Write JSON so that a reader, or a run killed in mid-write, never sees half of it."""
-    temporary = path.with_suffix(path.suffix + ".part")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
+    with write_whole(path) as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())

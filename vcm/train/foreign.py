@@ -16,6 +16,7 @@ from vcm.conditions import MODALITIES
 from vcm.config import AdapterConfig, BackboneConfig, ConditionEncoderConfig, CovariateConfig, Grid, ModelConfig
 from vcm.dataset import Cohort
 from vcm.volume import Volume
+from vcm.whole_files import reserve
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +139,8 @@ class Placement:
             made |= {
                 name: open_memmap(partial / f"image-{name}.npy", "w+", np.float16, shape) for name in cohort.images
             }
+            for path in partial.glob("*.npy"):
+                reserve(path, path.stat().st_size)
             for index in tqdm(range(count), unit="subject", desc="placing"):
                 for name, maps in labels.items():
                     made[name][index] = self._place(maps[index], labels=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vcm.autoencoder import Autoencoder
 from vcm.precision import autocast
+from vcm.whole_files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,6 @@ def cached_tensor(path: Path, make: Callable[[], Tensor]) -> Tensor:
     if path.exists():
         return torch.load(path, weights_only=True)
     tensor = make()
-    partial = path.with_suffix(".part")
-    torch.save(tensor, partial)
-    partial.replace(path)
+    with write_whole(path) as file:
+        torch.save(tensor, file)
     return tensor

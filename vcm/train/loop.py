@@ -6,7 +6,6 @@ import copy
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from vcm.dataset import write_json
 from vcm.precision import autocast, use_channels_last
+from vcm.whole_files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -147,9 +147,8 @@ def _save_state(path: Path, network: nn.Module, averaged: nn.Module, optimizer: 
         "optimizer": optimizer.state_dict(),
         "step": step,
     }
-    temporary = path.with_suffix(".part")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    with write_whole(path) as file:
+        torch.save(state, file)
 
 
 def _log(folder: Path, entry: dict[str, Any]) -> None:

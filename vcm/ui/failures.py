@@ -13,6 +13,9 @@ FORESEEN = (ValueError, OSError, MemoryError, gr.Error)
 """What a visitor, a full disk or a small machine can cause; anything else is a mistake in the program."""
 
 OUT_OF_MEMORY = "There is not enough memory for this run: try again, or compare less."
+UNEXPECTED = "The model stopped unexpectedly; your drawing is kept, so please try again."
+
+_DIED = "GPU task aborted"  # what `spaces` says where the fork that computed is gone
 
 _log = logging.getLogger(__name__)
 
@@ -26,4 +29,7 @@ def explain(error: Exception) -> str:
         reason = os.strerror(error.errno) if error.errno else "it gave no reason"
         _log.error("the disk refused: %s", reason)
         return f"The server's disk refused ({reason}); your drawing is kept, so please try again."
+    if isinstance(error, gr.Error) and error.message == _DIED:
+        _log.error("the worker died")
+        return UNEXPECTED
     return str(error.message if isinstance(error, gr.Error) else error)

@@ -16,7 +16,7 @@ from vcm.errors import is_out_of_memory
 from vcm.job import Job, Outcome
 from vcm.pipeline import GenerationError, Pipeline
 from vcm.request import Preview
-from vcm.ui.failures import OUT_OF_MEMORY
+from vcm.ui.failures import OUT_OF_MEMORY, UNEXPECTED
 from vcm.volume import VolumeError
 
 MOST_PREVIEWS = 10
@@ -25,8 +25,6 @@ MOST_PREVIEWS = 10
 _START_SECONDS = 8.0  # moving the weights and waking the device
 _STEP_SECONDS = 0.05  # one network on a 20 x 28 x 20 latent, generously: a run that outlasts its request is killed
 _LONGEST_SECONDS = 120
-
-_UNEXPECTED = "The model stopped unexpectedly; your drawing is kept, so please try again."
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +74,7 @@ def build_worker(pipeline: Pipeline) -> Compute:
                 _log.exception("out of memory")
                 raise gr.Error(OUT_OF_MEMORY, print_exception=False) from error
             _log.exception("a run failed")
-            raise gr.Error(_UNEXPECTED, print_exception=False) from error
+            raise gr.Error(UNEXPECTED, print_exception=False) from error
 
     return compute
 

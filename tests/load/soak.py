@@ -1,0 +1,59 @@
+"""A hundred runs, one after the other, against the real app: does its memory stay flat? Prints a table.
+
+    python tests/load/soak.py [--runs 100] [--steps 4]
+
+Every run has a seed of its own, so that nothing is remembered; a visitor stays for ten of them. The app keeps finished
+results up to a bound, which about forty runs of the embedded model fill: from there on memory must not grow.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+from gradio_client import Client, handle_file
+from served import ROOT, serve
+
+MASK = ROOT / "assets" / "examples" / "01-parietal" / "condition_tumor.nii.gz"
+MOST_GROWTH_MIB = 100  # after the caches are full, over half of the runs; a leaked volume a run would be ten times that
+RUNS_A_VISIT = 10
+
+
+def soak(runs: int, steps: int) -> list[tuple[int, float, float, float]]:
+    """Return (runs done, memory in MiB, files in MiB, seconds since the start) now and then."""
+    rows = []
+    with serve() as server, tempfile.TemporaryDirectory() as downloads:
+        started = time.monotonic()
+        rows.append((0, server.memory_mib(), server.files_mib(), 0.0))
+        client = None
+        for number in range(1, runs + 1):
+            if client is None or number % RUNS_A_VISIT == 1:
+                client = Client(server.url, verbose=False, download_files=downloads)
+            files, _ = client.predict(
+                tumor=handle_file(MASK), num_inference_steps=steps, seed=number, api_name="/generate"
+            )
+            assert len(files) == 4
+            for file in files:
+                Path(file).unlink()
+            if number % 10 == 0:
+                rows.append((number, server.memory_mib(), server.files_mib(), time.monotonic() - started))
+        assert server.is_idle()
+    return rows
+
+
+def main() -> None:
+    """Print the table, and fail where memory grows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=4)
+    arguments = parser.parse_args()
+    rows = soak(arguments.runs, arguments.steps)
+    print("| runs | memory, MiB | files, MiB | seconds |\n|---|---|---|---|")  # noqa: T201
+    for runs, memory, files, seconds in rows:
+        print(f"| {runs} | {memory:.0f} | {files:.0f} | {seconds:.0f} |")  # noqa: T201
+    half, last = rows[len(rows) // 2], rows[-1]
+    assert last[1] - half[1] < MOST_GROWTH_MIB, f"memory grew by {last[1] - half[1]:.0f} MiB over half of the runs"
+
+
+if __name__ == "__main__":
+    main()

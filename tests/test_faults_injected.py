@@ -4,6 +4,7 @@ Each fault is followed by a run that works. The neighbours in `test_faults.py` a
 """
 
 import errno
+import itertools
 import os
 import pickle
 import resource
@@ -48,6 +49,8 @@ ROOT = Path(__file__).parent.parent
 FILE_LIMIT = 6000  # bytes: less than any volume of the tiny model
 PATIENCE = 180
 STEPS = 6
+SEEDS = itertools.count(1000)
+"""Of runs that must not be remembered from another test."""
 
 
 def launch(pipeline: Pipeline, folder: Path) -> gr.Blocks:
@@ -130,7 +133,7 @@ def generate_on_page(url: str, steps: int = STEPS) -> dict:
     """Press Generate, and return what the page shows at the end."""
     visitor = Visitor(url)
     run = visitor.after(visitor.find("generate", "click"))
-    *_, last = visitor.follow(run, visitor.join(run, {"steps": steps}))
+    *_, last = visitor.follow(run, visitor.join(run, {"steps": steps, "seed": next(SEEDS)}))
     return last
 
 
@@ -151,7 +154,7 @@ def test_a_machine_that_fails_in_mid_run_is_said_in_one_sentence_by_page_and_htt
     sentence = OUT_OF_MEMORY if fault == "out of memory" else UNEXPECTED
     with broken(pipeline.backbone.diffusion, FAULTS[fault]):
         shown = generate_on_page(blocks.local_url)
-        event, data = call(blocks.local_url, None, None, None, 1.0, STEPS)
+        event, data = call(blocks.local_url, *[None] * 8, 1.0, STEPS, next(SEEDS))
     assert text_of(shown["status"]).strip() == sentence
     assert "editor" not in shown  # the drawing stays as it was
     assert (event, data["error"]) == ("error", sentence)
@@ -160,7 +163,7 @@ def test_a_machine_that_fails_in_mid_run_is_said_in_one_sentence_by_page_and_htt
 
 @pytest.mark.parametrize("fault", ["out of memory", "device error"])
 def test_a_machine_that_fails_in_mid_run_costs_a_program_that_run_only(pipeline: Pipeline, fault: str) -> None:
-    request = GenerationRequest(num_inference_steps=STEPS, seed=1)
+    request = GenerationRequest(num_inference_steps=STEPS, seed=next(SEEDS))
     with broken(pipeline.backbone.diffusion, FAULTS[fault]), pytest.raises(RuntimeError) as caught:
         pipeline(request)
     assert is_out_of_memory(caught.value) == (fault == "out of memory")
@@ -210,7 +213,7 @@ def test_a_full_queue_is_a_clear_refusal_and_those_who_wait_get_their_runs(
         run = visitors[0].after(visitors[0].find("generate", "click"))
         waiting, refused = [], []
         for visitor in visitors:
-            joined = visitor.join(run, {"steps": 2})
+            joined = visitor.join(run, {"steps": 2, "seed": next(SEEDS)})
             (waiting if joined.status_code == 200 else refused).append((visitor, joined))
             time.sleep(0.3)
         assert len(waiting) == 3  # one runs, two wait
@@ -266,6 +269,10 @@ def test_a_linked_file_on_the_page_is_not_fetched(app: gr.Blocks, drop: str) -> 
         for file in ({"path": url}, {"path": "mask.nii.gz", "url": url}):
             with pytest.raises(RuntimeError):
                 visitor.call(drop, "upload", {drop: {**file, "meta": {"_type": "gradio.FileData"}}})
+        with pytest.raises(RuntimeError, match="Links are not followed"):
+            visitor.call(drop, "upload", {drop: {"path": url, "meta": {"_type": "gradio.FileData"}}})
+        event, data = call(app.local_url, {"path": url, "meta": {"_type": "gradio.FileData"}})
+        assert (event, data["error"]) == ("error", "Links are not followed: please upload the file itself.")
     assert not asked
 
 
@@ -476,7 +483,7 @@ def test_a_full_disk_of_the_server_is_said_and_the_next_run_works(
             shown = generate_on_page(app.local_url, steps=3)
             told = text_of(shown["status"])
         else:
-            told = call(app.local_url)[1]["error"]
+            told = call(app.local_url, *[None] * 8, 1.0, 3, next(SEEDS))[1]["error"]
     assert "No space left on device" in told
     assert "/" not in told
     expect_a_run_that_works(app.local_url)

@@ -18,7 +18,7 @@ from vcm.ui.actions import Actions
 from vcm.ui.api import build_api
 from vcm.ui.content import show_example, show_nothing
 from vcm.ui.examples import load_examples
-from vcm.ui.guard import build_guard
+from vcm.ui.guard import build_guard, follow_no_links
 from vcm.ui.layout import Page, build_layout
 from vcm.ui.lesson_section import LESSONS_STYLE, load_teaching, wire_lessons
 from vcm.ui.models import render_models
@@ -74,6 +74,7 @@ def build_app(pipeline: Pipeline, examples: Path = EXAMPLES, problem: str | None
     guess = guess_timings(pipeline.config, pipeline.device.type)
     if guess is not None:
         studio.learn_pace(GenerationRequest(compare=False), guess, is_controlled=True)
+    follow_no_links()
     remove_old_sessions()  # of a server that was killed
     opening = Path(get_upload_folder()) / "vcm" / "opening"
     if offered:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, NoReturn
 
+import gradio as gr
+from gradio import processing_utils
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 
@@ -65,3 +67,15 @@ def is_refused(path: str) -> bool:
 def build_guard() -> Middleware:
     """Return the guard as `FastAPI(middleware=[...])` takes it."""
     return Middleware(Guard)
+
+
+def follow_no_links() -> None:
+    """Let Gradio refuse a file whose path is a link, which it would otherwise look up and download.
+
+    It has no setting for that, so its one function that goes out is replaced, for the whole process.
+    """
+    processing_utils.async_ssrf_protected_download = _refuse_link
+
+
+async def _refuse_link(url: str, cache_dir: str) -> NoReturn:
+    raise gr.Error("Links are not followed: please upload the file itself.", print_exception=False)

@@ -81,6 +81,9 @@ def test_only_a_run_under_way_says_that_it_is_running():
     assert words.RUNNING in words.status("Waiting", kind="running")
     assert words.RUNNING not in words.not_started()
     assert words.RUNNING not in words.status("Ready")
+    assert words.RUNNING in words.live(8)
+    assert words.RUNNING not in words.live(8, 1.4)
+    assert "8 steps in 1.4 s" in words.live(8, 1.4)
 
 
 def test_the_last_step_announces_the_decoding():

@@ -85,6 +85,20 @@ def test_a_traced_run_shows_every_step_and_what_the_vcm_did(pipeline, request_, 
     assert all(step.eps_scale is None for step in studio.run(replace(asked, seed=6)) if isinstance(step, Progress))
 
 
+def test_a_quick_run_gives_the_same_voxels_and_leaves_nothing_behind(pipeline, request_, monkeypatch):
+    measured = []
+    monkeypatch.setattr(Pipeline, "_segment", lambda *_: measured.append(1))
+    studio = Studio(pipeline)
+    *_, quick = studio.run(request_, is_quick=True)
+    assert not measured
+    known = finish(studio, request_)
+    assert not known.is_remembered
+    assert len(measured) == 2
+    np.testing.assert_array_equal(quick.result.controlled.array, known.result.controlled.array)
+    *_, again = studio.run(request_, is_quick=True)
+    assert again.is_remembered
+
+
 def test_what_comes_back_is_picklable_and_lives_on_the_cpu(pipeline, request_):
     for event in build_worker(pipeline)(pipeline.plan(request_)):
         again = pickle.loads(pickle.dumps(event))

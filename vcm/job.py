@@ -60,6 +60,7 @@ class Job:
         features_key: under which the features are kept.
         uncontrolled_key: under which the uncontrolled sample is kept.
         is_traced: whether every step is wanted with its volume and with what the VCM did, rather than a few volumes.
+        is_measured: whether the segmenter looks at what was made; without it nothing of the run is kept in a cache.
     """
 
     request: GenerationRequest
@@ -73,6 +74,7 @@ class Job:
     features_key: Hashable
     uncontrolled_key: Hashable
     is_traced: bool = False
+    is_measured: bool = True
 
     def __getstate__(self) -> dict[str, Any]:
         """Go into a pickle without the scans as they were given: large, and needed only where the job was planned."""

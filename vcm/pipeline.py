@@ -293,7 +293,7 @@ class Pipeline:
             with self._computing(), clock.measure("decode"):
                 volume = self._decode(latent)
             with self._lock, torch.no_grad(), clock.measure("segment"):
-                samples[name] = Sample(volume, self._segment(volume))
+                samples[name] = Sample(volume, self._segment(volume) if job.is_measured else None)
         yield Outcome(samples.get("controlled"), samples.get("uncontrolled"), features, clock.read())
 
     def finish(self, job: Job, outcome: Outcome) -> GenerationResult:
@@ -304,7 +304,7 @@ class Pipeline:
             raise ValueError("The outcome does not belong to this job.")
         if outcome.features is not None:
             self._features.put(job.features_key, outcome.features)
-        if uncontrolled is not None:
+        if uncontrolled is not None and job.is_measured:
             self._samples.put(job.uncontrolled_key, uncontrolled)
         compared = uncontrolled if job.request.compare else None
         scans = {name: prepared.scan for name, prepared in job.conditions.items() if prepared.scan is not None}

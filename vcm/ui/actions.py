@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from vcm.ui.failures import FORESEEN, explain
 from vcm.ui.label_maps import UploadedMaps, pack_labels, unpack_labels
 from vcm.ui.layout import Page
 from vcm.ui.lesion_builder import LesionBuilder
+from vcm.ui.live import LIVE_STEPS, Strokes
 from vcm.ui.pace import Workload
 from vcm.ui.palette import Palette
 from vcm.ui.session_files import session_folder
@@ -40,6 +42,7 @@ from vcm.ui.views import (
     view_files,
     view_label_background,
     view_preview,
+    view_quick,
     view_result,
 )
 from vcm.ui.worker import Progress
@@ -66,6 +69,7 @@ class Actions:
         self._palette = palette
         self._examples = {example.slug: example for example in examples}
         self._grid = studio.pipeline.grid
+        self._strokes = Strokes()
 
     @property
     def draws_tumor(self) -> bool:
@@ -74,9 +78,10 @@ class Actions:
 
     # ---- A run -------------------------------------------------------------------------------------------------------
 
-    def start(self) -> Updates:
+    def start(self, request: gr.Request) -> Updates:
         """Say at once that the click was heard; the run itself may have to wait for its place."""
         page = self._page
+        self._strokes.begin(request.session_hash)  # a quick run that is under way makes room
         return {
             page.status: words.status("Waiting for a free place\u2026", kind="running"),
             page.generate: gr.update(visible=False),
@@ -117,6 +122,41 @@ class Actions:
             run = self.read_request(folder, drawing, uploaded, *values)
             yield {page.controls.settings["seed"]: run.seed}
             yield from self._follow(run, drawing, folder)
+        except FORESEEN as error:
+            yield {page.status: words.status(explain(error), kind="error")}
+
+    def begin_stroke(self, adherence: str, shown: Shown | None, request: gr.Request) -> Updates:
+        """Give a stroke its number, and say that it was heard; takes what `stop` takes."""
+        page, number = self._page, self._strokes.begin(request.session_hash)
+        return self.stop(adherence, shown) | {page.live.stroke: number, page.status: words.live(LIVE_STEPS)}
+
+    def follow_stroke(self, request: gr.Request, number: int, *values: Any) -> Generator[Updates, None, None]:
+        """Run a few steps on a stroke and show the controlled volume alone, unless another stroke came after it.
+
+        The last step's estimate comes first, since decoding takes as long as some steps do.
+
+        Args:
+            request: of the visitor.
+            number: of the stroke.
+            values: what `generate` takes.
+        """
+        page, folder, started = self._page, session_folder(request), time.monotonic()
+        if not self._strokes.is_newest(request.session_hash, number):
+            return
+        try:
+            run = self.read_request(folder, *values)
+            run = replace(run, num_inference_steps=LIVE_STEPS, compare=False)
+            with closing(self._studio.run(run, is_quick=True)) as events:
+                for event in events:
+                    if not self._strokes.is_newest(request.session_hash, number):
+                        return
+                    if isinstance(event, Finished):
+                        yield {
+                            page.viewer: view_quick(event.result, self._palette, folder),
+                            page.status: words.live(LIVE_STEPS, time.monotonic() - started),
+                        }
+                    elif event.step == LIVE_STEPS:
+                        yield {page.viewer: self._view_progress(event, run, folder)}
         except FORESEEN as error:
             yield {page.status: words.status(explain(error), kind="error")}
 
@@ -308,10 +348,13 @@ class Actions:
         rest = self._studio.pace.estimate_rest(work, event.step, event.num_inference_steps)
         updates: Updates = {self._page.status: words.progress(event.step, event.num_inference_steps, rest)}
         if event.preview is not None:
-            drawn = run.conditions.get(self._palette.modality)
-            labels = None if drawn is None else drawn.array
-            updates[self._page.viewer] = view_preview(event.preview, labels, self._grid, self._palette, folder)
+            updates[self._page.viewer] = self._view_progress(event, run, folder)
         return updates
+
+    def _view_progress(self, event: Progress, run: GenerationRequest, folder: Path) -> SliceCanvasData:
+        assert event.preview is not None, "the last step of a run comes with a volume"
+        drawn = run.conditions.get(self._palette.modality)
+        return view_preview(event.preview, None if drawn is None else drawn.array, self._grid, self._palette, folder)
 
     def _show_finished(
         self, event: Finished, view: ResultView, drawing: SliceCanvasData | None, folder: Path, seconds: float

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.components import Component
+from gradio.events import Dependency
 from gradio.utils import get_upload_folder
 
 from vcm.cost import guess_timings
@@ -21,6 +22,7 @@ from vcm.ui.examples import load_examples
 from vcm.ui.guard import build_guard, follow_no_links
 from vcm.ui.layout import Page, build_layout
 from vcm.ui.lesson_section import LESSONS_STYLE, load_teaching, wire_lessons
+from vcm.ui.live import REST_JS, STOP_JS, STROKE_JS, TURN_JS
 from vcm.ui.models import render_models
 from vcm.ui.palette import build_palette, label_modalities
 from vcm.ui.scan_uploads import image_modalities
@@ -165,7 +167,8 @@ def _wire(page: Page, actions: Actions) -> None:
         queue=False,
         **quiet,
     )
-    page.editor.input(None, page.status, page.status, js=_say_that_it_changed(actions.draws_tumor), **quiet)
+    page.editor.input(None, page.status, page.status, js=_answer_a_stroke(actions.draws_tumor), **quiet)
+    _wire_live(page, actions, running, before)
     page.examples.select(actions.select_example, None, _outputs(page), **quiet)
     if page.lesion is not None:
         page.lesion.add.click(
@@ -195,11 +198,35 @@ def _wire(page: Page, actions: Actions) -> None:
     )
 
 
-def _say_that_it_changed(draws_tumor: bool) -> str:
-    """Return JavaScript that names an edit in the status, but never in that of a run under way."""
+def _wire_live(page: Page, actions: Actions, running: Dependency, before: list[Component]) -> None:
+    """A stroke stops the full run, if there is one, and starts a quick one, for which the one before it makes room."""
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    live = page.live
+    live.switch.change(None, live.switch, None, js=TURN_JS, **quiet)
+    numbered = live.go.click(
+        actions.begin_stroke, before, [*_results(page), live.stroke], cancels=[running], queue=False, **quiet
+    )
+    quick = numbered.then(
+        actions.follow_stroke,
+        [live.stroke, *actions.inputs()],
+        [page.viewer, page.status],
+        js=page.editor.flush_js(1),
+        concurrency_limit=1,
+        concurrency_id=_GPU,
+        trigger_mode="multiple",
+        **quiet,
+    )
+    quick.success(None, js=REST_JS, **quiet)
+    for button in (page.generate, page.cancel):
+        button.click(None, js=STOP_JS, **quiet)
+
+
+def _answer_a_stroke(draws_tumor: bool) -> str:
+    """Return JavaScript that starts a live run or names the edit in the status, but never in that of a run."""
     full, empty = (json.dumps(words.edited(is_empty=each, draws_tumor=draws_tumor)) for each in (False, True))
     is_empty = "window.vcmSliceCanvas.find('editor')?.drawing?.isEmpty"
-    return f"(status) => status.includes({words.RUNNING!r}) ? status : {is_empty} ? {empty} : {full}"
+    changed = f"status.includes({words.RUNNING!r}) ? status : {is_empty} ? {empty} : {full}"
+    return f"(status) => {STROKE_JS} ? status : {changed}"
 
 
 def _results(page: Page) -> list[Component]:

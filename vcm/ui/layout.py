@@ -17,6 +17,7 @@ from vcm.ui.examples import Example
 from vcm.ui.label_maps import pack_labels
 from vcm.ui.lesion_builder import LesionBuilder, build_lesion_builder
 from vcm.ui.lesson_section import LessonSection, Teaching, build_lesson_section
+from vcm.ui.live import Live, build_live
 from vcm.ui.palette import Palette
 from vcm.ui.scan_uploads import ScanUploads, build_scan_uploads
 from vcm.ui.scene import Scene
@@ -34,7 +35,8 @@ class Page:
 
     `uses` and `uploads` are by modality: whether a condition is followed, and where its file is dropped. `uploaded`
     keeps the maps that were uploaded but are not drawn on, `shown` the last finished result. `scans` are the components
-    of the image conditions alone. `lesion` is None where no tumor is drawn. `downloads` are by file name.
+    of the image conditions alone. `lesion` is None where no tumor is drawn; `live` is the
+    quick run after each stroke. `downloads` are by file name.
     """
 
     examples: gr.HTML
@@ -54,6 +56,7 @@ class Page:
     recipe: gr.File
     shown: gr.State
     lessons: LessonSection
+    live: Live
     status: gr.HTML
     estimate: gr.HTML
     generate: gr.Button
@@ -144,6 +147,7 @@ def build_layout(
         with gr.Row(elem_id="actions"):
             status = gr.HTML(words.status(content.status), elem_id="status")
             estimated = gr.HTML(words.note(words.estimate(estimate)), elem_id="estimate")
+            live = build_live()
             generate = gr.Button("Generate", variant="primary", elem_id="generate", min_width=0)
             cancel = gr.Button("Cancel", visible=False, elem_id="cancel", min_width=0)
         gr.HTML(f"<p>{escape(words.limits(model_name))}</p>", elem_id="limits")
@@ -165,6 +169,7 @@ def build_layout(
         recipe=recipe,
         shown=gr.State(Shown(result, files, ROUNDED_NOTE) if result and files else None),
         lessons=lessons,
+        live=live,
         status=status,
         estimate=estimated,
         generate=generate,

@@ -45,10 +45,13 @@ class Studio:
         self._compute = build_worker(pipeline)
         self._results = ResultCache()
 
-    def run(self, request: GenerationRequest, *, is_traced: bool = False) -> Generator[Progress | Finished, None, None]:
+    def run(
+        self, request: GenerationRequest, *, is_traced: bool = False, is_quick: bool = False
+    ) -> Generator[Progress | Finished, None, None]:
         """Run a request, yielding Progress after every step and Finished last; closing it stops the work.
 
         A traced run shows every step, with what the VCM did in it, so that it is computed even where its end is known.
+        A quick run is neither measured nor remembered.
 
         Raises:
             VolumeError, ValueError: the request does not fit the model.
@@ -56,7 +59,7 @@ class Studio:
         """
         job = self.pipeline.plan(request)
         notes = tuple(note for condition in job.conditions.values() for note in condition.notes)
-        job = replace(job, is_traced=is_traced)
+        job = replace(job, is_traced=is_traced, is_measured=not is_quick)
         known = None if is_traced else self._results.get(job.recipe)
         if known is not None:
             yield Finished(known, is_remembered=True, notes=notes)
@@ -71,8 +74,9 @@ class Studio:
         if outcome is None:
             raise gr.Error("The run ended without a volume; your drawing is kept, so please try again.")
         result = self.pipeline.finish(job, outcome)
-        self._results.put(result)
-        self.pace.learn(workload(job), outcome.timings)
+        if not is_quick:
+            self._results.put(result)
+            self.pace.learn(workload(job), outcome.timings)
         yield Finished(result, is_remembered=False, notes=notes)
 
     def learn_pace(

@@ -89,6 +89,14 @@ def view_preview(
     return canvas_value([layer], grid.affine, grid.shape, labels=palette.labels, mask=drawn, cache_dir=folder)
 
 
+def view_quick(result: GenerationResult, palette: Palette, folder: Path) -> SliceCanvasData:
+    """Publish the controlled volume of a result and nothing else, with what was drawn over it."""
+    volume = show_on_grid(result, result.controlled)
+    drawn = result.conditions.get(palette.modality)
+    layers, mask = [image_layer("Controlled", volume.array, folder)], None if drawn is None else drawn.array
+    return canvas_value(layers, volume.affine, volume.array.shape, labels=palette.labels, mask=mask, cache_dir=folder)
+
+
 def view_drawing(
     grid: Grid,
     palette: Palette,

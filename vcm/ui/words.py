@@ -74,6 +74,15 @@ def progress(step: int, num_inference_steps: int, rest: float | None) -> str:
     )
 
 
+def live(num_inference_steps: int, took: float | None = None) -> str:
+    """Return the status area of a quick run after a stroke: under way, or done in so many seconds."""
+    if took is None:
+        return status("Following your stroke\u2026", kind="running")
+    return status(
+        f"Live: {num_inference_steps} steps in {took:.1f} s; the full run follows when you rest.", kind="done"
+    )
+
+
 def explored(done: int, total: int) -> str:
     """Return the status area of a lesson under way, with its bar."""
     return (

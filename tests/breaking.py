@@ -1,7 +1,8 @@
 """Breaks a model in the middle of its sampling as machines do, and stops commands as systems do.
 
 As a script it is the command `vcm` with what it takes to break it: `python tests/breaking.py FAULT ARGUMENTS...`; as
-FAULT `training` it trains tiny networks on made-up subjects, slowly enough to be stopped in between.
+FAULT `training` it trains tiny networks on made-up subjects, slowly enough to be stopped in between; with `killed while
+saving` and `killed before the folder appears` the process ends where a batch writes its third case.
 """
 
 import os
@@ -95,12 +96,29 @@ def make_training_small() -> None:
     loop._log = log_slowly
 
 
+def die_at_call(owner: object, name: str, call: int) -> None:
+    """Let a function of a class or a module end the process at one of its calls, as a kill from outside would."""
+    real, calls = getattr(owner, name), []
+
+    def called(*given, **named):
+        calls.append(1)
+        if len(calls) == call:
+            die()
+        return real(*given, **named)
+
+    setattr(owner, name, called)
+
+
 if __name__ == "__main__":
     from vcm import cli, sampler
 
     name, *arguments = sys.argv[1:]
     if name == "training":
         make_training_small()
+    elif name == "killed while saving":  # the second file of the third case, of three each
+        die_at_call(Path, "replace", 8)
+    elif name == "killed before the folder appears":
+        die_at_call(os, "rename", 3)
     elif name in FAULTS:
         calls: list[int] = []
         predict = sampler.Backbone.predict_epsilon

@@ -89,3 +89,20 @@ def test_files_that_cannot_be_told_apart_are_refused(tmp_path):
         (tmp_path / parent / "tumor.nii.gz").touch()
     with pytest.raises(CaseError, match="named alike"):
         find_cases([f"tumor={tmp_path}/*/x/tumor.nii.gz"])
+
+
+def test_a_folder_or_pattern_of_one_file_is_a_batch_of_one(tmp_path):
+    """So that a mask can be added later, and the results lie where they were."""
+    for name in ("masks/ann_tumor.nii.gz", "brains/bob.nii.gz"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    mask, brain = tmp_path / "masks" / "ann_tumor.nii.gz", tmp_path / "brains" / "bob.nii.gz"
+    expected = [Case("ann", {"tumor": mask, "anatomy": brain})]
+    assert find_cases([f"tumor={mask.parent}", f"anatomy={brain}"]) == expected
+    assert find_cases([f"tumor={mask.parent}/*.nii.gz", f"anatomy={brain.parent}"]) == expected
+
+
+def test_a_file_that_is_named_like_its_condition_keeps_that_name(tmp_path):
+    for name in ("_tumor.nii.gz", "a.nii.gz"):
+        (tmp_path / name).touch()
+    assert [case.name for case in find_cases([f"tumor={tmp_path}"])] == ["_tumor", "a"]

@@ -1,4 +1,4 @@
-"""From the command line's NAME=FILE arguments to the cases of a run: one file a condition, or many."""
+"""From the command line's NAME=FILE arguments to the cases of a run, one file a condition or many."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from vcm.conditions import get_modality
+from vcm.request import GenerationRequest
+from vcm.volume import Volume
 
 SUFFIXES = (".nii.gz", ".nii")
 
@@ -34,7 +39,8 @@ def find_cases(arguments: Sequence[str], fill: str | None = None) -> list[Case]:
 
     A folder stands for all NIfTI files in it, and so does a pattern such as "cohort/*_tumor.nii.gz" for those that it
     matches: each file is a case, named after the file without a trailing "_tumor", or after its folder where files are
-    named alike. A single file beside many belongs to each of them. No argument at all is one case without conditions.
+    named alike, and a folder or pattern of one file is a batch of one. A single file beside many belongs to each of
+    them. No argument at all is one case without conditions.
 
     Args:
         arguments: NAME=FILE each.
@@ -44,6 +50,7 @@ def find_cases(arguments: Sequence[str], fill: str | None = None) -> list[Case]:
         CaseError: an argument has another form, names no file, or the files of two conditions do not pair up.
     """
     found: dict[str, list[Path]] = {}
+    is_batch: dict[str, bool] = {}
     for argument in arguments:
         name, equals, pattern = argument.partition("=")
         if not equals or not name or not pattern or name == _FILL:
@@ -51,9 +58,14 @@ def find_cases(arguments: Sequence[str], fill: str | None = None) -> list[Case]:
         if name in found:
             raise CaseError(f"The condition {name} is given twice: give a folder or a pattern to make many volumes.")
         found[name] = _find_files(name, pattern)
+        is_batch[name] = not Path(pattern).is_file()
     if fill is not None:
         found[_FILL] = _find_files(_FILL, fill)
+        is_batch[_FILL] = not Path(fill).is_file()
     many = {name: files for name, files in found.items() if len(files) > 1}
+    if not many:
+        # Results lie where they would with more masks, so that one can be added and the command given again.
+        many = {name: found[name] for name in [name for name in found if is_batch[name]][:1]}
     if not many:
         return [_build_case(None, {name: files[0] for name, files in found.items()})]
     by_case = {name: _name_cases(name, files) for name, files in many.items()}
@@ -61,11 +73,22 @@ def find_cases(arguments: Sequence[str], fill: str | None = None) -> list[Case]:
     for other in others:
         if by_case[other].keys() != by_case[first].keys():
             raise CaseError(f"The files for {first} and for {other} do not pair up: give both the same names.")
-    shared = {name: files[0] for name, files in found.items() if len(files) == 1}
+    shared = {name: files[0] for name, files in found.items() if name not in many}
     return [
         _build_case(case, shared | {name: files[case] for name, files in by_case.items()})
         for case in sorted(by_case[first])
     ]
+
+
+def load_request(case: Case, settings: dict[str, Any]) -> GenerationRequest:
+    """Read a case's files into a request with the given settings.
+
+    Raises:
+        VolumeError, ValueError: a file is no usable volume, or a condition or a setting is none.
+    """
+    volumes = {name: Volume.load(file, labels=get_modality(name).kind == "labels") for name, file in case.files.items()}
+    fill = None if case.fill is None else Volume.load(case.fill, labels=True)
+    return GenerationRequest(conditions=volumes, fill=fill, **settings)
 
 
 def _build_case(name: str | None, files: dict[str, Path]) -> Case:
@@ -86,7 +109,7 @@ def _find_files(name: str, pattern: str) -> list[Path]:
 
 
 def _name_cases(name: str, files: Sequence[Path]) -> dict[str, Path]:
-    stems = {_stem(file).removesuffix(f"_{name}"): file for file in files}
+    stems = {_stem(file).removesuffix(f"_{name}") or _stem(file): file for file in files}
     if len(stems) == len(files):
         return stems
     folders = {file.resolve().parent.name: file for file in files}

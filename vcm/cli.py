@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -20,13 +21,16 @@ from vcm.errors import is_out_of_memory
 
 if TYPE_CHECKING:
     from vcm.cases import Case
+    from vcm.job import Job
     from vcm.pipeline import Pipeline
     from vcm.request import GenerationRequest, GenerationResult
+    from vcm.shards import Shard
     from vcm.volume import Volume
 
 # Nothing of torch, nibabel or Gradio is imported above: `vcm --help` answers at once.
 
 USER_ERROR = 2
+ONE_VOLUME = "One volume is made by one process: this one has nothing to do."
 
 _log = logging.getLogger(__name__)
 app = typer.Typer(
@@ -170,6 +174,9 @@ def generate(
         bool | None,
         typer.Option("--compare/--no-compare", help="Also the uncontrolled volume.", show_default="compare"),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="In a batch, make finished cases of other settings again.")
+    ] = False,
     vcm_weights: VcmWeightsOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
@@ -178,8 +185,9 @@ def generate(
     """Generate a volume that follows label maps and scans, and the uncontrolled one of the same noise.
 
     Writes controlled.nii.gz, uncontrolled.nii.gz, one condition_NAME.nii.gz each and recipe.json; with several masks,
-    each into a folder of its own. With --condition partial=SCAN the result is that scan, changed only in the region of
-    --fill or around the tumor; with lowres=SCAN it is in the units of that scan.
+    each into a folder of its own. A batch that was stopped goes on where it was when the command is given again, and
+    under accelerate launch or torchrun each process makes its share. With --condition partial=SCAN the result is that
+    scan, changed only in the region of --fill or around the tumor; with lowres=SCAN it is in the units of that scan.
     """
     given = {
         "num_inference_steps": steps,
@@ -200,7 +208,7 @@ def generate(
             raise ValueError("A recipe holds its conditions and settings: give --recipe without any of them.")
         _repeat(recipe, condition or [], out, model, vcm_weights, device, yes)
         return
-    _generate_all(condition or [], fill, settings, out, model or "mini", vcm_weights, device, precision, yes)
+    _generate_all(condition or [], fill, settings, out, model or "mini", vcm_weights, device, precision, yes, overwrite)
 
 
 def _repeat(
@@ -215,7 +223,11 @@ def _repeat(
     from vcm.pipeline import Pipeline
     from vcm.pretrained import find_vcm_weights
     from vcm.recipe import check_environment, load_recipe, model_name, request_from_recipe
+    from vcm.shards import find_shard
 
+    if find_shard().index:
+        typer.echo(ONE_VOLUME)
+        return
     recipe = load_recipe(path)
     request = request_from_recipe(recipe, _find_scans(recipe, path.parent, conditions))
     precision = "bfloat16" if recipe["environment"].get("precision") == "bfloat16" else "float32"
@@ -262,34 +274,83 @@ def _generate_all(
     device: str,
     precision: str,
     yes: bool,
+    overwrite: bool,
 ) -> None:
-    from vcm.cases import find_cases
+    from vcm.cases import find_cases, load_request
     from vcm.pipeline import Pipeline
     from vcm.pretrained import find_vcm_weights
     from vcm.request import GenerationRequest
+    from vcm.shards import find_shard
 
+    shard = find_shard()
     cases = find_cases(conditions, fill)
     plain = GenerationRequest(**settings)  # a wrong number is told before a model is loaded
     single = len(cases) == 1 and cases[0].name is None
-    request = _load_request(cases[0], settings) if single else None
+    if single and shard.index:
+        typer.echo(ONE_VOLUME)
+        return
+    request = load_request(cases[0], settings) if single else None
     weights = find_vcm_weights(model, vcm_weights)  # what is missing is told before what a run would take
     _check_conditions({name for case in cases for name in case.files}, model, weights)
+    device = shard.choose_device(device)
     _confirm_cost(model, device, plain, yes)
     pipeline = Pipeline.from_pretrained(model, device=device, precision=precision, vcm_weights=vcm_weights)
     if request is not None:
         _generate_one(pipeline, request, out)
-        return
-    failed = 0
-    for number, case in enumerate(cases, start=1):
-        assert case.name is not None
-        typer.echo(f"{number} of {len(cases)}: {case.name}")
-        try:
-            _generate_one(pipeline, _load_request(case, settings), out / case.name)
-        except ValueError as error:  # one bad file does not cost the others
-            failed += 1
-            typer.echo(f"{case.name}: {error}", err=True)
+    else:
+        _generate_batch(pipeline, cases, settings, out, shard, overwrite)
+
+
+def _generate_batch(
+    pipeline: Pipeline, cases: list[Case], settings: dict[str, Any], out: Path, shard: Shard, overwrite: bool
+) -> None:
+    from vcm.batch import Failed, Kept, find_missing, generate_batch, refuse_other_settings
+
+    if not overwrite:
+        refuse_other_settings(cases, settings, pipeline.environment, out)  # of all shards, before any goes ahead
+    own = shard.take(cases)
+    missing = [True] * len(own) if overwrite else find_missing(own, out)
+    share = f"[{shard.index + 1}/{shard.count}] " if shard.count > 1 else ""
+    made = kept = failed = 0
+    seconds = 0.0
+    notes: dict[str, None] = {}  # each once
+    ends = generate_batch(pipeline, own, settings, out, partial(_run, pipeline, leave=False), overwrite=overwrite)
+    try:
+        for number, end in enumerate(ends, start=1):
+            begun = f"{share}{number} of {len(own)}: {end.name}"
+            if isinstance(end, Failed):
+                failed += 1
+                typer.echo(f"{begun} failed.")
+                typer.echo(f"{end.name}: {end.reason}", err=True)
+            elif isinstance(end, Kept):
+                kept += 1
+                typer.echo(f"{begun} was there already.")
+                notes |= dict.fromkeys(end.notes)
+            else:
+                made += 1
+                seconds += end.seconds
+                left = _tell_time(seconds / made * sum(missing[number:]))
+                typer.echo(" ".join([f"{begun} made in {end.seconds:.1f} s, {left}.", *_tell_adherence(end.result)]))
+                for note in _find_notes(end.result):
+                    typer.echo(note)
+    finally:  # also of a batch that is stopped, or that the machine fails
+        told = f"{share}{made} made, {kept} there already, {failed} failed"
+        left_over = len(own) - made - kept - failed
+        typer.echo(f"{told}, {left_over} left: give the command again to go on." if left_over else f"{told}.")
+    for note in notes:
+        typer.echo(f"Note on what was there already: {note}")
+    shard.end(failed=failed > 0)
     if failed:
-        raise ValueError(f"{failed} of {len(cases)} volumes could not be generated.")
+        raise ValueError(f"{failed} of {len(own)} volumes could not be generated.")
+
+
+def _tell_time(seconds: float) -> str:
+    """Return how long is left, in words as coarse as an estimate is."""
+    if seconds < 1:
+        return "none left to make" if seconds == 0 else "about a second left"
+    if seconds < 120:
+        return f"about {seconds:.0f} s left"
+    return f"about {seconds / 60:.0f} min left" if seconds < 7200 else f"about {seconds / 3600:.1f} h left"
 
 
 def _check_conditions(names: set[str], model: str, vcm_weights: str | Path | None) -> None:
@@ -320,44 +381,50 @@ def _confirm_cost(model: str, device: str, request: GenerationRequest, yes: bool
         typer.confirm(f"{cost} Go on?", abort=True)
 
 
-def _load_request(case: Case, settings: dict[str, Any]) -> GenerationRequest:
-    from vcm.conditions import get_modality
-    from vcm.request import GenerationRequest
-    from vcm.volume import Volume
-
-    volumes = {name: Volume.load(file, labels=get_modality(name).kind == "labels") for name, file in case.files.items()}
-    fill = None if case.fill is None else Volume.load(case.fill, labels=True)
-    return GenerationRequest(conditions=volumes, fill=fill, **settings)
-
-
 def _generate_one(pipeline: Pipeline, request: GenerationRequest, out: Path) -> None:
-    from tqdm import tqdm
-
     from vcm.outputs import make_folder, write_result
-    from vcm.request import Preview
 
     job = pipeline.plan(request)
     make_folder(out)  # what can be refused is refused before the work
-    with tqdm(total=request.num_inference_steps, unit="step", file=sys.stdout, disable=None) as bar:
-        for event in pipeline.run(job):
-            if isinstance(event, Preview):
-                bar.update()
-            else:
-                result = pipeline.finish(job, event)
+    result = _run(pipeline, job)
     files = write_result(result, out)
     for line in _summarize(result, files, out):
         typer.echo(line)
 
 
+def _run(pipeline: Pipeline, job: Job, *, leave: bool = True) -> GenerationResult:
+    """Run a job behind a bar, which only a terminal shows, and which stays there at the end if `leave` says so."""
+    from tqdm import tqdm
+
+    from vcm.request import Preview
+
+    with tqdm(total=job.request.num_inference_steps, unit="step", file=sys.stdout, disable=None, leave=leave) as bar:
+        for event in pipeline.run(job):
+            if isinstance(event, Preview):
+                bar.update()
+            else:
+                result = pipeline.finish(job, event)
+    return result
+
+
 def _summarize(result: GenerationResult, files: list[Path], out: Path) -> list[str]:
-    notes = [note for volume in result.conditions.values() for note in volume.notes]
-    lines = [f"Note: {note}" for note in notes]
-    if result.adherence and "tumor" in result.adherence:
-        scores = result.adherence["tumor"]["controlled"]["dice"]
-        told = ", ".join(f"{region} {score:.2f}" for region, score in scores.items() if score is not None)
-        lines.append(f"Dice of the drawn and the generated tumor: {told or 'nothing was drawn'}.")
-    lines.append(f"Wrote {', '.join(file.name for file in files)} to {out} in {result.timings['total']:.1f} s.")
-    return lines
+    return [
+        *_find_notes(result),
+        *_tell_adherence(result),
+        f"Wrote {', '.join(file.name for file in files)} to {out} in {result.timings['total']:.1f} s.",
+    ]
+
+
+def _find_notes(result: GenerationResult) -> list[str]:
+    return [f"Note: {note}" for volume in result.conditions.values() for note in volume.notes]
+
+
+def _tell_adherence(result: GenerationResult) -> list[str]:
+    if not result.adherence or "tumor" not in result.adherence:
+        return []
+    scores = result.adherence["tumor"]["controlled"]["dice"]
+    told = ", ".join(f"{region} {score:.2f}" for region, score in scores.items() if score is not None)
+    return [f"Dice of the drawn and the generated tumor: {told or 'nothing was drawn'}."]
 
 
 @app.command()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from vcm.recipe import save_recipe
 from vcm.request import GenerationResult
@@ -32,6 +34,16 @@ def make_folder(folder: str | Path) -> Path:
         reason = os.strerror(error.errno) if error.errno else "the disk refused"
         raise OutputError(f"The output folder could not be made: {reason}.") from None
     return path
+
+
+def is_complete(folder: str | Path, recipe: Mapping[str, Any]) -> bool:
+    """Tell whether all files lie in a folder that `write_result` writes with a result of this recipe."""
+    path = Path(folder)
+    conditions = recipe["conditions"]
+    names = [CONTROLLED_FILE, RECIPE_FILE, *(CONDITION_FILE.format(name=name) for name in conditions)]
+    names += [UNCONTROLLED_FILE] if recipe["request"]["compare"] else []
+    names += [FILL_FILE] if "partial" in conditions else []
+    return all((path / name).is_file() for name in names)
 
 
 def write_result(result: GenerationResult, folder: str | Path) -> list[Path]:

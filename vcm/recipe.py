@@ -209,6 +209,35 @@ def check_environment(recipe: Mapping[str, Any], environment: Environment) -> tu
     return (f"The recipe was made with another {', '.join(different)}: voxels may differ in their last digits.",)
 
 
+def differing_settings(recipe: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Return what two recipes differ in beside their conditions: names of settings, "weights", "precision".
+
+    Device, threads and library versions move voxels in their last digits only, and are left to `check_environment`.
+    """
+    found, settings = _mapping(recipe, "request"), _mapping(wanted, "request")
+    names = [name for name, value in settings.items() if found.get(name) != value]
+    if found.keys() - settings.keys():
+        names.append("version")  # a setting that this one does not know
+    if _mapping(recipe, "model").get("weights") != _mapping(wanted, "model")["weights"]:
+        names.append("weights")
+    if _mapping(recipe, "environment").get("precision") != _mapping(wanted, "environment")["precision"]:
+        names.append("precision")
+    return names
+
+
+def differing_conditions(recipe: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Return the names of the conditions that only one of two recipes has, or that have another content."""
+    found, conditions = _mapping(recipe, "conditions"), _mapping(wanted, "conditions")
+    return [name for name in MODALITIES if _content(found.get(name)) != _content(conditions.get(name))]
+
+
+def _content(entry: Any) -> Any:
+    """Return what tells a condition from another; its data are told by their hash, and may be packed otherwise."""
+    if not isinstance(entry, Mapping):
+        return None
+    return *(entry.get(key) for key in ("shape", "affine", "sha256")), _content(entry.get("fill"))
+
+
 def hash_array(array: NDArray) -> str:
     """Return the SHA-256 of an array's values in C order."""
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()

@@ -88,7 +88,7 @@ def test_both_layouts_give_the_same_cohort_on_the_models_grid(
         np.testing.assert_array_equal(tumor, other_tumor)
         np.testing.assert_array_equal(image, other_image)
         assert tumor.any()
-        assert 0.9 < image.max() <= 1.0
+        assert 0.7 < image.max() <= 1.0  # averaged over 7 mm
     assert set(first.training.images) == {"t1", "t2"}
     stamp = next((tmp_path / "cache").glob(f"*{first.key}*/t1.npy")).stat().st_mtime_ns
     again = load_own_cohort(bids, config, tmp_path / "cache", ["tumor", "t2"])

@@ -23,7 +23,7 @@ from vcm.train import stages
 from vcm.train.adapter import AdapterRecipe, measure_overhead, train_adapter
 from vcm.train.diffusion import stratified_timesteps, train_diffusion
 from vcm.train.latents import WHITENING_FLOOR_SHARE, cached_tensor, encode_images, measure_whitening
-from vcm.train.loop import LoopConfig, run_loop
+from vcm.train.loop import LoopConfig, count_steps, run_loop
 from vcm.train.record import read_training
 from vcm.volume import Volume
 
@@ -180,6 +180,23 @@ def test_the_log_holds_means_and_validations_of_the_average(tmp_path):
     assert {"gradient_norm", "first_voxel", "seconds_a_step"} <= entries[0].keys()
     assert all(network is averaged for network in networks)
     assert json.loads((tmp_path / "loop.json").read_text())["steps"] == 6
+
+
+def test_a_training_ends_early_with_the_best_weights_and_stays_ended(tmp_path):
+    config = replace(LOOP, steps=40, patience=2)
+    seen: dict[int, list[Tensor]] = {}
+
+    def validate(network: nn.Module, step: int) -> dict[str, float]:
+        seen[step] = [parameter.clone() for parameter in network.parameters()]
+        return {"loss": abs(step - 4.0)}
+
+    averaged = run_loop(build_network(), loss_function, config, tmp_path, validate=validate)
+    assert list(seen) == [2, 4, 6, 8]
+    assert all(torch.equal(*pair) for pair in zip(averaged.parameters(), seen[4], strict=True))
+    assert count_steps(tmp_path, config) == 4
+    again = run_loop(build_network(), loss_function, config, tmp_path, validate=validate, resume=True)
+    assert list(seen) == [2, 4, 6, 8]
+    assert_same_weights(again, averaged)
 
 
 # Latents

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vcm.pipeline import Pipeline
     from vcm.request import GenerationRequest, GenerationResult
     from vcm.shards import Shard
+    from vcm.train.layouts import Problem
     from vcm.volume import Volume
 
 # Nothing of torch, nibabel or Gradio is imported above: `vcm --help` answers at once.
@@ -460,8 +461,20 @@ class Stage(StrEnum):
 @app.command()
 def train(
     stage: Annotated[Stage, typer.Argument(help="What to train; diffusion needs the autoencoder, vcm needs both.")],
-    out: OutOption,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="The model folder; only --check goes without.")
+    ] = None,
     model: ModelOption = "mini",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            metavar="DIR",
+            help="Subjects of your own for a VCM, laid out as BIDS or BraTS are.",
+            show_default="simulated subjects",
+        ),
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only check --data, and say what was found.")] = False,
     samples: Annotated[
         int | None, typer.Option("--samples", min=1, help="Simulated subjects.", show_default="the shipped recipe's")
     ] = None,
@@ -486,25 +499,55 @@ def train(
     ] = None,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Train one part of a model on simulated subjects, and export it into the model folder."""
+    """Train one part of a model on simulated subjects or your own, and export it into the model folder."""
     _require_training_extra()
+    if check:
+        _check_data(data)
+        return
+    if out is None:
+        raise ValueError("Missing option '--out'.")
     from vcm.outputs import make_folder
     from vcm.pipeline import choose_device
+    from vcm.train.layouts import DataProblemsError
     from vcm.train.stages import train as train_stage
 
-    train_stage(
-        stage.value,
-        make_folder(out),
-        model=model,
-        samples=samples,
-        steps=steps,
-        resume=resume,
-        from_weights=from_weights,
-        decoder_only=decoder_only,
-        device=str(choose_device(device)),
-        conditions=condition,
-    )
+    try:
+        train_stage(
+            stage.value,
+            make_folder(out),
+            model=model,
+            data=data,
+            samples=samples,
+            steps=steps,
+            resume=resume,
+            from_weights=from_weights,
+            decoder_only=decoder_only,
+            device=str(choose_device(device)),
+            conditions=condition,
+        )
+    except DataProblemsError as error:
+        _tell_problems(error.problems)
     typer.echo(f"Trained {stage.value} in {out}.")
+
+
+def _check_data(data: Path | None) -> None:
+    """Print what a folder of subjects holds, and all that is wrong with it."""
+    if data is None:
+        raise ValueError("--check needs --data, the folder to check.")
+    from vcm.train.own_data import check_data, tabulate
+
+    checked, problems = check_data(data)
+    for line in tabulate(checked):
+        typer.echo(line)
+    if problems:
+        _tell_problems(problems)
+    typer.echo(f"{len(checked)} visits are sound.")
+
+
+def _tell_problems(problems: Sequence[Problem]) -> NoReturn:
+    for problem in problems:
+        typer.echo(str(problem), err=True)
+    raise ValueError(f"Problems in the data: {len(problems)}; nothing was trained.")
 
 
 @app.command()

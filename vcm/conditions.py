@@ -175,7 +175,7 @@ def prepare_condition(
     count = modality.channels or num_labels
     if count is None:
         raise ValueError(f"The condition {name!r} needs the number of labels that the model knows.")
-    labels, notes = _read_labels(modality, volume.array, count)
+    labels, notes = read_labels(modality, volume.array, count)
     given = Volume(labels, volume.affine, volume.notes + notes)
     placed = given.to_grid(grid.shape, grid.affine, labels=True)
     notes = placed.notes + _say_what_is_lost(modality, given, placed, brain)
@@ -228,8 +228,12 @@ def encode_one_hot(labels: NDArray[np.uint8], num_labels: int) -> Tensor:
     return torch.from_numpy((labels[None] == names).astype(np.float32))
 
 
-def _read_labels(modality: Modality, array: NDArray, count: int) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """Return a map of labels 0 to `count`, and what had to be said about it."""
+def read_labels(modality: Modality, array: NDArray, count: int) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """Return a map of labels 0 to `count`, and what had to be said about it.
+
+    Raises:
+        VolumeError: the values are not labels of this modality.
+    """
     try:
         labels = as_labels(array)
     except VolumeError:

@@ -140,7 +140,7 @@ def _read_values(name: str, volume: Volume) -> tuple[Volume, tuple[str, ...]]:
         notes += ("Voxels that were not a number, or infinite, were read as 0.",)
     if array.min() == array.max():
         raise VolumeError(f"The {name} condition takes a scan; in this volume every voxel holds the same value.")
-    if _holds_labels(array):
+    if holds_labels(array):
         raise VolumeError(
             f"The {name} condition takes a scan; this volume holds only the values {list_values(array)}, "
             "as a label map does."
@@ -148,7 +148,7 @@ def _read_values(name: str, volume: Volume) -> tuple[Volume, tuple[str, ...]]:
     return Volume(array, volume.affine), notes
 
 
-def _holds_labels(array: NDArray) -> bool:
+def holds_labels(array: NDArray) -> bool:
     """Tell whether an image has so few values, all of them whole, that they must be names."""
     some = np.unique(array.ravel()[:: max(1, array.size // 4096)])  # a scan is known by a few thousand voxels
     if some.size > _MOST_LABELS:
@@ -202,7 +202,7 @@ def _find_hole(
         labels = as_labels(fill.array)
     except VolumeError:
         labels = None
-    if labels is None or not _holds_labels(labels):
+    if labels is None or not holds_labels(labels):
         raise VolumeError("The fill is a mask: 1 in the region that is to be made up, and 0 elsewhere.")
     if not labels.any():
         raise VolumeError("The fill is empty: mark the region that is to be made up.")

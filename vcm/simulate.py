@@ -143,6 +143,15 @@ def simulate_subject(seed: int, contrasts: tuple[str, ...] = ("t1", "t2", "flair
     )
 
 
+def render_template() -> np.ndarray:
+    """Return a T1 of the template itself with a head around it, undeformed and without a tumor, (80, 112, 80)."""
+    with torch.no_grad():
+        maps = _sample(_template().maps, _voxel_grid() * SPACING_MM + (SPACING_MM - 1) / 2 + _MARGIN_MM)
+        head = _Head.draw(_Random(0, _STREAMS.index("head")))
+        tumor = torch.zeros(SHAPE, dtype=torch.uint8)
+        return _render("t1", _Random(0, _STREAMS.index("t1")), maps, tumor, 0.5, head).numpy()
+
+
 def simulate_subjects(
     seeds: range | list[int],
     contrasts: tuple[str, ...] = ("t1", "t2", "flair"),

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -24,13 +26,20 @@ from vcm.train.diffusion import stratified_timesteps
 from vcm.train.foreign import Placement
 from vcm.train.latents import cached_pair
 from vcm.train.loop import LoopConfig, run_loop
+from vcm.train.own_data import OwnCohort
+from vcm.train.pictures import render_validation, save_picture
 
 ADAPTER_LOOP = LoopConfig(
     steps=6000, learning_rate=2e-3, warmup_steps=50, save_every=100, validate_every=250, ema_decay=0.997
 )
 
+OWN_DATA_LOOP = LoopConfig(
+    steps=2000, learning_rate=5e-4, warmup_steps=50, save_every=100, validate_every=100, ema_decay=0.99, patience=5
+)
+"""For a few subjects of one's own, usually from the weights of a VCM that knows the conditions already."""
+
 CONTRASTS = ("t2", "flair")
-"""Conditions that are simulated contrasts of their own."""
+"""Conditions that are scans of their own."""
 
 ALONE = {"tumor": 0.32, "anatomy": 0.1, "partial": 0.06, "lowres": 0.04, "t2": 0.04, "flair": 0.04}
 """How often a sample keeps only this condition. The tumor alone is what people give most, and hardest to learn."""
@@ -66,15 +75,17 @@ def train_adapter(
     cache: str | Path | None = None,
     initial: Mapping[str, Tensor] | None = None,
     placement: Placement | None = None,
+    own: OwnCohort | None = None,
 ) -> VCM:
-    """Train on simulated subjects with tumors, seen as they are and mirrored; returns the averaged VCM.
+    """Train on subjects with tumors, seen as they are and mirrored; returns the averaged VCM.
 
     Args:
         out: folder for state, log and latents.
         backbone: frozen; no gradient reaches it.
         cache: folder for the simulated cohort, `out` by default.
         initial: weights of the VCM to start from, instead of random ones.
-        placement: how the cohort is brought to the backbone's grid, where that is another.
+        placement: how the simulated cohort is brought to the backbone's grid, where that is another.
+        own: subjects to learn from instead of simulated ones; each validation then leaves a picture in `out`.
     """
     recipe = recipe or AdapterRecipe()
     folder = Path(out)
@@ -87,30 +98,51 @@ def train_adapter(
         cohort = simulated_cohort(cache or out, seeds, contrasts)
         return cohort if placement is None else placement.apply(cohort, cache or out)
 
-    affine = simulate.AFFINE if placement is None else placement.target.affine
+    if own is not None:
+        affine, training, validation, prefix = own.grid.affine, own.training, own.held_out, f"latents-{own.key}"
+    else:
+        first = simulate.VALIDATION_SEEDS.start
+        affine, prefix = simulate.AFFINE if placement is None else placement.target.affine, "latents"
+        training, validation = find_cohort(range(recipe.subjects)), find_cohort(range(first, first + 16))
     spacing_mm: tuple[float, float, float] = tuple(affines.spacing_mm(affine).tolist())
-    pairs = _Pairs(folder / "latents-training", find_cohort(range(recipe.subjects)), backbone, device, spacing_mm)
-    first = simulate.VALIDATION_SEEDS.start
-    held_out = _Pairs(folder / "latents-held-out", find_cohort(range(first, first + 16)), backbone, device, spacing_mm)
+    pairs = _Pairs(folder / f"{prefix}-training", training, backbone, device, spacing_mm)
+    held_out = _Pairs(folder / f"{prefix}-held-out", validation, backbone, device, spacing_mm)
+    batch_size = min(recipe.batch_size, len(pairs))
     torch.manual_seed(recipe.loop.seed)
     adapter = VCM(config)
     if initial is not None:
         adapter.load_state_dict(initial)
 
     def loss_function(network: VCM, step: int, random: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        chosen = torch.multinomial(pairs.sampling_weights, recipe.batch_size, generator=random).tolist()
+        chosen = torch.multinomial(pairs.sampling_weights, batch_size, generator=random).tolist()
         return _loss(network, backbone, pairs, chosen, recipe, random, device)
 
     def validate(network: VCM, step: int) -> dict[str, float]:
         random = torch.Generator().manual_seed(1)
         totals: dict[str, float] = {}
         for start in range(0, len(held_out), 4):
-            chosen = list(range(start, start + 4))
-            _, figures = _loss(network, backbone, held_out, chosen, recipe, random, device)
-            totals = {name: totals.get(name, 0.0) + 4 * value / len(held_out) for name, value in figures.items()}
+            chosen = list(range(start, min(start + 4, len(held_out))))
+            loss, figures = _loss(network, backbone, held_out, chosen, recipe, random, device)
+            share = len(chosen) / len(held_out)
+            for name, value in {"loss": loss.item(), **figures}.items():
+                totals[name] = totals.get(name, 0.0) + share * value
+        if own is not None:
+            save_picture(folder / f"validation-{step:06d}.png", _draw(network, backbone, held_out, affine, random))
         return totals
 
-    return run_loop(adapter, loss_function, recipe.loop, out, resume=resume, device=device, validate=validate)
+    options: dict[str, Any] = {"resume": resume, "device": device, "validate": validate, "board": own is not None}
+    return run_loop(adapter, loss_function, recipe.loop, out, **options)
+
+
+def _draw(
+    adapter: VCM, backbone: Backbone, pairs: _Pairs, affine: NDArray, random: torch.Generator
+) -> NDArray[np.uint8]:
+    """Return a picture of the first subject, of what it is to become and of what is made of its conditions."""
+    name = next((name for name in ("tumor", "anatomy") if name in adapter.modalities), adapter.modalities[0])
+    conditions = pairs.conditions([0], {name: torch.tensor([True])}, random)
+    _, context, _ = pairs.targets([0])
+    target, tumor = (np.array(each[0]) for each in (pairs.cohort.images["t1"], pairs.cohort.tumor))
+    return render_validation(backbone, adapter, target.astype(np.float32), tumor, affine, conditions, context)
 
 
 def _loss(
@@ -172,7 +204,7 @@ class _Pairs:
         self.contexts = torch.from_numpy(cohort.context.copy())[:, None].to(device)  # (N, 1, 4)
         # Most tumors fill a few dozen of eleven thousand latent cells: seen evenly, they teach little in a step.
         sizes = torch.tensor([float(np.count_nonzero(tumor)) for tumor in cohort.tumor])
-        self.sampling_weights = (sizes + sizes.mean() / 4).repeat(2)
+        self.sampling_weights = (sizes + sizes.mean() / 4 if sizes.any() else torch.ones(len(sizes))).repeat(2)
 
     def __len__(self) -> int:
         return len(self.latents)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import logging
 import math
@@ -22,6 +23,7 @@ from vcm.whole_files import write_whole
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "state.pt"
+BEST_FILE = "best.pt"
 
 Network = TypeVar("Network", bound=nn.Module)
 LossFunction = Callable[[Network, int, torch.Generator], tuple[Tensor, dict[str, float]]]
@@ -32,7 +34,11 @@ Validation = Callable[[Network, int], dict[str, float]]
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How long and how fast to learn; the schedule is a linear warm-up and a cosine down to a twentieth."""
+    """How long and how fast to learn; the schedule is a linear warm-up and a cosine down to a twentieth.
+
+    With `patience` the training ends once the "loss" of so many validations in a row was no lower than one before them,
+    and the averages of that one are what comes out; without (0) it never ends early.
+    """
 
     steps: int
     learning_rate: float
@@ -44,6 +50,7 @@ class LoopConfig:
     validate_every: int = 500
     log_every: int = 20
     seed: int = 0
+    patience: int = 0
 
 
 def run_loop(
@@ -55,12 +62,16 @@ def run_loop(
     resume: bool = False,
     device: torch.device | str = "cpu",
     validate: Validation[Network] | None = None,
+    board: bool = False,
 ) -> Network:
     """Train `network` and return its exponential moving average, in eval mode.
 
     The state (weights, averages, optimizer, step) goes to `out/state.pt`, atomically, every `save_every` steps; the log
     to `out/log.jsonl`. With `resume` a state found there is continued, and the random numbers of a step depend only on
     the seed and the step, so a resumed run sees the same batches as one that was never killed.
+
+    Args:
+        board: also write the log for TensorBoard, where that is installed.
 
     Raises:
         FileExistsError: there is a state in `out` and `resume` was not asked for.
@@ -87,11 +98,16 @@ def run_loop(
         first = state["step"]
         logger.info("resuming at step %d of %d", first, config.steps)
     write_json(folder / "loop.json", asdict(config))
+    log = _Log(folder, board)
+    best = _read_best(folder, first) if config.patience else None
 
     started = time.monotonic()
     figures_sum: dict[str, float] = {}
     figures_count = 0
     for step in range(first, config.steps):
+        if best is not None and step - best["step"] >= config.patience * config.validate_every:
+            logger.info("no lower loss since step %d: the training ends", best["step"])
+            break
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * _schedule(step, config)
         random = torch.Generator().manual_seed(config.seed * 10_000_019 + step)
@@ -114,14 +130,35 @@ def run_loop(
         if done % config.log_every == 0 or done == config.steps:
             means = {name: value / figures_count for name, value in figures_sum.items()}
             seconds = (time.monotonic() - started) / (done - first)
-            _log(folder, {"step": done, **means, "seconds_a_step": seconds})
+            log.write({"step": done, **means, "seconds_a_step": seconds})
             figures_sum, figures_count = {}, 0
         if done % config.save_every == 0 or done == config.steps:
             _save_state(state_path, network, averaged, optimizer, done)
         if validate is not None and (done % config.validate_every == 0 or done == config.steps):
             with torch.no_grad(), autocast(device):
-                _log(folder, {"step": done, "validation": validate(averaged.eval(), done)})
+                found = validate(averaged.eval(), done)
+            log.write({"step": done, "validation": found})
+            if config.patience and (best is None or found["loss"] < best["loss"]):
+                best = {"step": done, "loss": found["loss"], "averaged": averaged.state_dict()}
+                with write_whole(folder / BEST_FILE) as file:
+                    torch.save(best, file)
+    log.close()
+    if best is not None:
+        averaged.load_state_dict(torch.load(folder / BEST_FILE, map_location=device, weights_only=True)["averaged"])
     return averaged.eval()
+
+
+def count_steps(out: str | Path, config: LoopConfig) -> int:
+    """Return after how many steps the weights were taken that a finished run came to."""
+    best = _read_best(Path(out), config.steps) if config.patience else None
+    return config.steps if best is None else int(best["step"])
+
+
+def _read_best(folder: Path, first: int) -> dict[str, Any] | None:
+    """Return the best validation of an earlier part of the run; None where it is of steps that are done again."""
+    path = folder / BEST_FILE
+    best = torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
+    return best if best is not None and best["step"] <= first else None
 
 
 def _schedule(step: int, config: LoopConfig) -> float:
@@ -151,7 +188,30 @@ def _save_state(path: Path, network: nn.Module, averaged: nn.Module, optimizer: 
         torch.save(state, file)
 
 
-def _log(folder: Path, entry: dict[str, Any]) -> None:
-    with open(folder / "log.jsonl", "a") as log:
-        log.write(json.dumps(entry) + "\n")
-    logger.info(" ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in entry.items()))
+class _Log:
+    """What a run says: lines of JSON in its folder, and on request the same for TensorBoard."""
+
+    def __init__(self, folder: Path, board: bool) -> None:
+        self._path = folder / "log.jsonl"
+        self._board: Any = None
+        if board and importlib.util.find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(folder)
+
+    def write(self, entry: dict[str, Any]) -> None:
+        with open(self._path, "a") as log:
+            log.write(json.dumps(entry) + "\n")
+        logger.info(" ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in entry.items()))
+        if self._board is None:
+            return
+        told = entry.get("validation", entry)
+        part = "validation" if "validation" in entry else "training"
+        for name, value in told.items():
+            if name != "step":
+                self._board.add_scalar(f"{part}/{name}", value, entry["step"])
+        self._board.flush()
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()

@@ -25,6 +25,7 @@ from vcm.checkpoint import (
     WHITENING,
     fill,
     load_backbone,
+    load_config,
     read_weights,
     save_model,
     save_weights,
@@ -33,13 +34,14 @@ from vcm.checkpoint import (
 )
 from vcm.memory import keep_freed_memory
 from vcm.pretrained import EMBEDDED, find_model
-from vcm.train.adapter import AdapterRecipe, train_adapter
+from vcm.train.adapter import OWN_DATA_LOOP, AdapterRecipe, train_adapter
 from vcm.train.autoencoder import AutoencoderRecipe, train_autoencoder
 from vcm.train.diffusion import DiffusionRecipe, find_brain_region, train_diffusion
 from vcm.train.foreign import Placement, choose_adapter
-from vcm.train.loop import STATE_FILE
+from vcm.train.loop import STATE_FILE, count_steps
 from vcm.train.mini import build_mini_config
 from vcm.train.more_conditions import carry_over
+from vcm.train.own_data import OwnCohort, load_own_cohort
 from vcm.train.record import begin_run, record_run
 from vcm.train.segmenter import SegmenterRecipe, train_segmenter
 from vcm.volume import Volume
@@ -68,6 +70,7 @@ def train(
     decoder_only: bool = False,
     device: str = "cpu",
     conditions: Sequence[str] | None = None,
+    data: str | Path | None = None,
 ) -> Path:
     """Train one stage and export it into the model folder `out`, which is returned.
 
@@ -81,19 +84,23 @@ def train(
         steps: how many optimizer steps, if not as many as the shipped recipe.
         resume: go on where an earlier run of the stage stopped.
         from_weights: begin a new run from the stage's weights in `out`, instead of random ones; with `resume`, only
-            where there is no run to go on with. A VCM may begin from one that follows other conditions.
+            where there is no run to go on with. A VCM may begin from one that follows other conditions, and, where
+            `out` holds no model yet, from that of `model`.
         decoder_only: of the autoencoder, with `from_weights`: latents, and all that learned from them, stay valid.
         conditions: what a VCM is to follow, of tumor, anatomy, partial, lowres, t2 and flair; by default what the
             model's own follows, or tumor and anatomy where that is a published one.
+        data: a folder of subjects to learn from instead of simulated ones, of a VCM, see `vcm.train.own_data`; by
+            default the conditions are then those that the data show.
 
     Raises:
+        DataProblemsError: something is wrong with the data; nothing is trained then.
         ValueError: there is no such stage, or what it needs is missing.
         FileExistsError: the stage was begun in `out` before, and `resume` was not asked for.
     """
     stages: dict[str, Callable[..., Any]] = {
         "autoencoder": partial(_autoencoder, decoder_only),
         "diffusion": _diffusion,
-        "vcm": partial(_adapter, conditions),
+        "vcm": _adapter,
         "segmenter": _segmenter,
     }
     if stage not in stages:
@@ -105,10 +112,19 @@ def train(
         raise ValueError("Only a VCM is trained to follow conditions.")
     if decoder_only and not (stage == "autoencoder" and from_weights):
         raise ValueError("Only an autoencoder that starts from weights can be trained in its decoder alone.")
+    if data is not None and stage != "vcm":
+        raise ValueError("Only a VCM is trained on data of your own; the other parts learn from simulated subjects.")
+    if data is not None and samples is not None:
+        raise ValueError("samples counts simulated subjects; of your own data all are taken.")
     keep_freed_memory()
     folder = Path(out)
     runs = folder / "runs"
+    own = None if data is None else _load_own(data, folder, model, conditions, runs / COHORT_FOLDER)
     runs.mkdir(parents=True, exist_ok=True)
+    if stage == "vcm":
+        stages[stage] = partial(_adapter, conditions if own is None else own.conditions, own)
+        if from_weights and not (folder / CONFIG_FILE).is_file():
+            _copy_backbone(find_model(model), folder, with_vcm=True)
     initial = _begin(folder, stage, resume, from_weights)
     recipe = stages[stage](
         folder,
@@ -122,7 +138,10 @@ def train(
         initial=initial,
     )
     only = {"decoder_only": True} if decoder_only else {}
-    record_run(folder, stage, runs / stage, steps=recipe.loop.steps, subjects=recipe.subjects, **only)
+    if own is not None:
+        only["own_data"] = True
+    steps = count_steps(runs / stage, recipe.loop)
+    record_run(folder, stage, runs / stage, steps=steps, subjects=recipe.subjects, **only)
     write_sums(folder)
     return folder
 
@@ -151,8 +170,18 @@ def _diffusion(folder: Path, model: str | Path, samples: int | None, steps: int 
     return recipe
 
 
+def _load_own(
+    data: str | Path, folder: Path, model: str | Path, conditions: Sequence[str] | None, cache: Path
+) -> OwnCohort:
+    """Return the user's own subjects on the grid of the model to train for, once all of them are sound."""
+    config = load_config(folder if (folder / CONFIG_FILE).is_file() else find_model(model))
+    adapter = choose_adapter(config, conditions)  # a name that is none is told before any file is opened
+    return load_own_cohort(data, replace(config, adapter=adapter), cache, conditions)
+
+
 def _adapter(
     conditions: Sequence[str] | None,
+    own_cohort: OwnCohort | None,
     folder: Path,
     model: str | Path,
     samples: int | None,
@@ -160,6 +189,8 @@ def _adapter(
     **run: Any,
 ) -> AdapterRecipe:
     recipe = _adjust(AdapterRecipe(), samples, steps)
+    if own_cohort is not None:
+        recipe = _adjust(AdapterRecipe(subjects=len(own_cohort.training), loop=OWN_DATA_LOOP), None, steps)
     own = (folder / CONFIG_FILE).is_file()
     source = folder if own else find_model(model)
     config, backbone, _ = load_backbone(source)
@@ -179,7 +210,8 @@ def _adapter(
         config = replace(config, name=name, adapter=chosen)
         write_bytes(folder / CONFIG_FILE, config.to_json().encode())
         write_sums(folder)
-    adapter = train_adapter(backbone=backbone, config=chosen, recipe=recipe, placement=placement, **run)
+    run |= {"placement": placement, "own": own_cohort}
+    adapter = train_adapter(backbone=backbone, config=chosen, recipe=recipe, **run)
     save_weights(folder / VCM_FILE, adapter.state_dict())
     return recipe
 
@@ -215,9 +247,10 @@ def _adjust(recipe: Recipe, samples: int | None, steps: int | None) -> Recipe:
     return recipe
 
 
-def _copy_backbone(source: Path, folder: Path) -> None:
+def _copy_backbone(source: Path, folder: Path, with_vcm: bool = False) -> None:
     """A VCM of another folder's backbone goes with a copy of it, so that the new folder is a whole model."""
+    left = (STEP_FILE,) if with_vcm else (VCM_FILE, STEP_FILE)
     for path in source.iterdir():
-        if path.suffix in (".json", ".safetensors") and path.name not in (VCM_FILE, STEP_FILE):
+        if path.suffix in (".json", ".safetensors") and path.name not in left:
             shutil.copyfile(path, folder / path.name)
     write_sums(folder)

@@ -1,0 +1,63 @@
+"""A scan that lies elsewhere is found again in template space."""
+
+import numpy as np
+import pytest
+from own_subjects import MOVED
+
+from vcm import simulate
+from vcm.config import Grid
+from vcm.errors import VolumeError
+from vcm.train.register import brain_surface, place_in_template, register, template_brain
+from vcm.volume import Volume
+
+TOLERANCE_MM = 2.0  # at the brain's surface
+
+
+@pytest.fixture(scope="module")
+def subject() -> simulate.Subject:
+    return simulate.simulate_subject(200_005, ("t1",))
+
+
+def move(points: np.ndarray, transform: np.ndarray) -> np.ndarray:
+    return points @ transform[:3, :3].T + transform[:3, 3]
+
+
+@pytest.mark.parametrize("stripped", [False, True])
+def test_a_known_rigid_transform_is_undone_within_two_millimeters(subject: simulate.Subject, stripped: bool) -> None:
+    brain = (subject.anatomy > 0) | (subject.tumor > 0)
+    image = np.where(brain, subject.images["t1"], np.float32(0)) if stripped else subject.images["t1"]
+    before = register(Volume(image, simulate.AFFINE))
+    after = register(Volume(image, MOVED @ simulate.AFFINE))
+    surface = move(brain_surface(), np.linalg.inv(before.transform))  # of this subject's brain, where it was
+    apart = move(surface, after.transform @ MOVED) - move(surface, before.transform)
+    assert np.linalg.norm(apart, axis=1).max() < TOLERANCE_MM
+    assert (
+        np.linalg.norm(move(surface, after.transform @ MOVED) - surface, axis=1).max() < 15
+    )  # no flip, no other brain
+
+
+def test_the_tumor_is_where_it_was_after_a_registration(subject: simulate.Subject) -> None:
+    found = place_in_template(Volume(subject.images["t1"], MOVED @ simulate.AFFINE))
+    assert found.moved_mm > 30
+    tumor = Volume(subject.tumor, found.transform @ MOVED @ simulate.AFFINE)
+    placed = tumor.to_grid(simulate.SHAPE, simulate.AFFINE, labels=True).array
+    centers = [np.argwhere(labels > 0).mean(axis=0) * simulate.SPACING_MM for labels in (placed, subject.tumor)]
+    assert np.linalg.norm(centers[0] - centers[1]) < 8  # heads are scaled to the template's
+
+
+def test_a_scan_in_template_space_stays_as_it_lies(subject: simulate.Subject) -> None:
+    found = place_in_template(Volume(subject.images["t1"], simulate.AFFINE))
+    np.testing.assert_array_equal(found.transform, np.eye(4))
+    assert found.moved_mm == 0
+
+
+def test_what_is_no_head_is_refused() -> None:
+    noise = np.random.default_rng(0).random(simulate.SHAPE).astype(np.float32)
+    with pytest.raises(VolumeError, match="could not be placed in template space"):
+        place_in_template(Volume(noise, simulate.AFFINE))
+
+
+def test_the_brain_of_the_template_lies_on_any_grid() -> None:
+    brain = template_brain(Grid((40, 56, 40), simulate.AFFINE @ np.diag([2.0, 2, 2, 1])))
+    assert set(np.unique(brain)) == {0, 1}
+    assert 1500 < brain.sum() * 0.064 < 2100  # ml

@@ -76,25 +76,30 @@ def test_seconds_add_up_and_scale():
 
 
 def test_one_thread_is_given_back_even_after_a_failure():
+    seen = []
+
+    def fail():
+        with one_thread(CPU):
+            seen.append(torch.get_num_threads())
+            raise ZeroDivisionError
+
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with pytest.raises(ZeroDivisionError), one_thread(CPU):
-            assert torch.get_num_threads() == 1
-            _ = 1 / 0
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        assert seen == [1]
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
 
 
-def test_the_peak_of_memory_grows_with_what_is_touched_and_stays():
-    before = peak_memory_mib()
+def test_the_peak_of_memory_stays_when_the_memory_is_given_back():
     block = np.ones(2**25)  # 256 MiB
-    after = peak_memory_mib()
+    with_block = peak_memory_mib()
+    assert with_block > 256
     del block
-    assert peak_memory_mib() >= after
-    assert 50 < before < after < 2**17
-    assert after - before < 300
+    assert peak_memory_mib() > with_block - 10  # the kernel counts in batches
 
 
 def test_elsewhere_than_on_linux_the_peak_comes_from_getrusage(monkeypatch):

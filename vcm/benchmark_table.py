@@ -120,9 +120,9 @@ def _list_loops(results: Results) -> Iterator[tuple[str, ...]]:
     published = _rounds(results["runs"]["published"])
     for name, seconds in results["runs"].items():
         facts = results["loops"][name]
-        title = (
-            name if name == f"{facts['sampler']} {facts['steps']}" else f"{name}: {facts['sampler']} {facts['steps']}"
-        )
+        settings = f"{SOLVERS[facts['sampler']]}, {facts['steps']} steps"
+        is_named = name != f"{facts['sampler']} {facts['steps']}"
+        title = f"{name}: {settings}" if is_named else settings
         time = f"{seconds['cpu_seconds']:.2f} s [{seconds['cpu_p10']:.2f}, {seconds['cpu_p90']:.2f}]"
         quality = results["quality"]["loops"].get(name)
         found = ("", "") if quality is None else (_cell(quality["distance"]), _cell(quality["dice"], interval=True))

@@ -78,8 +78,10 @@ def write_benchmark(source: Path, *, readme: Path | None = None, pictures: Path 
     text = summarize_benchmark(results)
     if pictures is not None:
         kept, drawn = pictures / BENCHMARK_FILE, pictures / BENCHMARK_PICTURE
+        pictures.mkdir(parents=True, exist_ok=True)
+        draw_benchmark(results, drawn)  # refused where there is no quality to draw, before anything is written
         write_json(kept, results)
-        written += [kept, draw_benchmark(results, drawn)]
+        written += [kept, drawn]
         if readme is not None:
             where = Path(os.path.relpath(drawn, readme.parent)).as_posix()
             text = f"![{_ALTERNATIVE}]({where})\n\n{text}"

@@ -1,45 +1,30 @@
-"""The benchmark: calls counted, the published loop as it was, and ratios that follow from what was measured."""
+"""The benchmark: calls counted as the loops make them, and a file that holds what was measured."""
 
 import json
-from itertools import islice
 
 import pytest
-import torch
 from tiny import build_tiny_model
 
-from vcm.benchmark import BenchmarkPlan, EncodeEveryStep, benchmark, count_calls, solid_conditions
+from vcm.benchmark import BenchmarkPlan, benchmark, count_calls, list_loops
+from vcm.benchmark_loops import solid_conditions
 from vcm.pipeline import Pipeline
-from vcm.sampler import initial_noise, trajectory
 
-PLAN = BenchmarkPlan(steps=2, published_steps=8, repeats=1, timed_published_steps=4)
+PLAN = BenchmarkPlan(
+    steps=2,
+    published_steps=8,
+    solvers=(("unipc", (2, 3)), ("ddim", (4, 8))),
+    repeats=1,
+    rounds=2,
+    timed_steps=4,
+    noises=1,
+    masks=1,
+    reference_steps=16,
+)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
     return Pipeline(build_tiny_model())
-
-
-def test_the_published_loop_encodes_at_every_step_and_gives_the_same_latents(pipeline):
-    conditions = solid_conditions(pipeline)
-    every_step = EncodeEveryStep(pipeline.adapter, conditions)
-    features = pipeline.adapter.encode_condition(conditions)
-    encoded = []
-    every_step.condition_encoders["tumor"].register_forward_hook(lambda *_: encoded.append(1))
-    arguments = (initial_noise(0, pipeline.config.latent_shape), torch.full((1, 1, 4), 0.5))
-    options = {"num_inference_steps": 8, "sampler": "ddim"}
-    once = trajectory(pipeline.backbone, pipeline.adapter, *arguments, features, **options)
-    always = trajectory(pipeline.backbone, every_step, *arguments, torch.zeros_like(features), **options)
-    for ours, published in islice(zip(once, always, strict=True), 3):
-        torch.testing.assert_close(ours.latent, published.latent)
-        assert ours.eps_shift is not None
-    assert len(encoded) == 3
-
-
-def test_a_condition_of_the_benchmark_has_every_label_once_a_voxel(pipeline):
-    for name, tensor in solid_conditions(pipeline).items():
-        assert tensor.shape == (1, pipeline.config.adapter.condition_channels[name], *pipeline.grid.shape)
-        assert (tensor.sum((2, 3, 4)) > 0).all()
-        assert tensor.sum(1).max() == 1
 
 
 def test_calls_are_counted_as_the_loops_make_them(pipeline):
@@ -51,10 +36,51 @@ def test_calls_are_counted_as_the_loops_make_them(pipeline):
     assert counts["flops"]["ours"] == 4 * flops["prior"] + 2 * flops["adapter"] + flops["encode"] + 2 * flops["decode"]
 
 
+def test_the_published_loop_alone_encodes_every_step_and_our_own_setting_is_timed_once(pipeline):
+    loops = list_loops(pipeline, pipeline, PLAN)
+    assert [name for name, loop in loops.items() if loop.encodes_every_step] == ["published"]
+    assert [name for name, loop in loops.items() if not loop.compare] == ["ours, uncontrolled volume cached"]
+    assert list(loops)[4:] == ["unipc 3", "ddim 4", "ddim 8"]  # unipc 2 is "ours"
+
+
 def test_the_ratios_follow_from_the_stored_figures(pipeline, tmp_path):
-    results = benchmark(pipeline, pipeline, tmp_path, PLAN)
+    asked = []
+
+    def measure_page(page_pipeline, request, rounds):
+        asked.append((page_pipeline, request.num_inference_steps, request.compare, rounds))
+        return {"page": "measured"}
+
+    results = benchmark(
+        pipeline, pipeline, tmp_path, PLAN, measure_session=lambda: {"session": 1}, measure_page=measure_page
+    )
     assert json.loads((tmp_path / "benchmark.json").read_text()) == results
     runs, ratios = results["runs"], results["ratios"]
     expected = runs["published"]["cpu_seconds"] / runs["ours"]["cpu_seconds"]
     assert ratios["published / ours, CPU time"] == pytest.approx(expected)
     assert all(ratio > 0 for ratio in ratios.values())
+    assert asked == [(pipeline, PLAN.steps, True, PLAN.rounds)]
+    assert (results["page"], results["session"]) == ({"page": "measured"}, {"session": 1})
+    assert results["loops"].keys() == runs.keys()
+    assert results["loops"]["published"]["precision"] == "float32"
+
+
+def test_what_was_measured_is_kept_when_a_later_section_fails(pipeline, tmp_path):
+    def fail():
+        raise RuntimeError("no second process")
+
+    with pytest.raises(RuntimeError, match="no second process"):
+        benchmark(pipeline, pipeline, tmp_path, PLAN, measure_session=fail)
+    kept = json.loads((tmp_path / "benchmark.json").read_text())
+    assert kept["previews"]["on"]["cpu_seconds"] > 0
+    assert "session" not in kept
+
+
+def test_adherence_is_left_out_where_there_is_nothing_to_judge_with_and_the_distance_is_not(pipeline, tmp_path, caplog):
+    results = benchmark(pipeline, pipeline, tmp_path, PLAN)
+    quality = results["quality"]
+    assert (quality["masks"], quality["noises"], quality["reference_steps"]) == (0, 1, 16)
+    assert "Adherence is left out" in caplog.text
+    found = {name: row["distance"]["value"] for name, row in quality["loops"].items()}
+    assert found["ddim 8"] == found["published"]  # the same loop, in the same precision here
+    assert found["ddim 4"] > found["ddim 8"] > 0
+    assert all(row["dice"]["count"] == 0 for row in quality["loops"].values())

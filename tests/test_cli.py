@@ -315,6 +315,29 @@ def test_evaluate_refuses_training_seeds(run, tiny_folder, tmp_path):
     assert "from 200000 on" in err
 
 
+@pytest.mark.slow
+def test_a_benchmark_prints_counts_first_and_its_report_can_be_made(run, tiny_folder, tmp_path):
+    out, assets, readme = tmp_path / "out", tmp_path / "assets", tmp_path / "README.md"
+    code, told, _ = run(
+        "benchmark", "--model", tiny_folder, "--device", "cpu", "--steps", 2, "--rounds", 1, "--masks", 0,
+        "--noises", 0, "--out", out,
+    )  # fmt: skip
+    assert code == 0
+    lines = told.splitlines()
+    assert lines[0].startswith("published: calls of prior 400, adapter 200, encode 200, decode 2;")
+    assert any(line.startswith("the same recipe again") and "goal at most 0.3 s" in line for line in lines)
+    assert any(line.startswith("peak memory") for line in lines)
+
+    readme.write_text("<!-- benchmark -->\n<!-- /benchmark -->\n")
+    code, _, err = run("report", "--benchmark", out / "benchmark.json", "--pictures", assets)
+    assert (code, err) == (2, "vcm: The benchmark measured no quality to draw: run it with masks or noises.\n")
+    code, told, _ = run("report", "--benchmark", out / "benchmark.json", "--readme", readme)
+    assert (code, told) == (0, "Wrote README.md.\n")
+    assert "| Ours: UniPC, 2 steps |" in readme.read_text()
+    code, _, err = run("report", "--benchmark", out / "benchmark.json", "--evaluation", readme)
+    assert (code, err) == (2, "vcm: Give --evaluation or --benchmark, one at a time.\n")
+
+
 def test_train_refuses_a_stage_whose_ground_is_missing(run, tmp_path):
     code, _, err = run("train", "diffusion", "--out", tmp_path / "model")
     assert code == 2

@@ -4,9 +4,12 @@ import json
 
 import pytest
 from judged import evaluation, folder
+from measured import build_results
 
 from vcm.checkpoint import load_model
-from vcm.report import TABLE_BEGIN, TABLE_END, write_report
+from vcm.report import BENCHMARK, GOALS, mark, write_benchmark, write_report
+
+TABLE_BEGIN, TABLE_END = mark(GOALS)
 
 __all__ = ["evaluation", "folder"]  # fixtures
 
@@ -38,6 +41,47 @@ def test_what_the_report_lacks_is_said(folder, evaluation, tmp_path):
     source, readme = tmp_path / "evaluation.json", tmp_path / "README.md"
     source.write_text(json.dumps(evaluation))
     readme.write_text("no place for a table\n")
-    with pytest.raises(ValueError, match="has no place for the table"):
+    with pytest.raises(ValueError, match="has no place for the figures"):
         write_report(folder, evaluation=source, readme=readme)
     assert readme.read_text() == "no place for a table\n"
+
+
+def test_the_report_of_a_benchmark_keeps_it_draws_it_and_writes_its_part_of_the_readme(tmp_path):
+    results = build_results()
+    source, readme, assets = tmp_path / "benchmark.json", tmp_path / "README.md", tmp_path / "assets"
+    source.write_text(json.dumps(results))
+    assets.mkdir()
+    begin, end = mark(BENCHMARK)
+    goals = f"{TABLE_BEGIN}\nthe goals\n{TABLE_END}\n"
+    readme.write_text(f"{goals}before\n{begin}\nan old table\n{end}\nafter\n")
+    kept, picture = assets / "benchmark.json", assets / "benchmark.png"
+    assert write_benchmark(source, readme=readme, pictures=assets) == [kept, picture, readme]
+    assert json.loads(kept.read_text()) == results
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    text = readme.read_text()
+    assert text.startswith(f"{goals}before\n{begin}\n![")
+    assert "](assets/benchmark.png)\n\n" in text
+    assert text.endswith(f"|\n{end}\nafter\n")
+    assert "an old table" not in text
+    assert "| Published / ours, CPU time | 40.0 [40.0, 40.0] | 5 | at least 15 | reached |" in text
+
+    write_benchmark(kept, readme=readme, pictures=assets)  # what is kept is enough to make it again
+    assert readme.read_text() == text
+
+
+def test_what_the_report_of_a_benchmark_lacks_is_said(tmp_path):
+    source, readme = tmp_path / "benchmark.json", tmp_path / "README.md"
+    with pytest.raises(ValueError, match="run vcm benchmark"):
+        write_benchmark(source, readme=readme)
+    results = build_results()
+    source.write_text(json.dumps(results))
+    with pytest.raises(ValueError, match="give --readme, --pictures, or both"):
+        write_benchmark(source)
+    readme.write_text("no place for it\n")
+    with pytest.raises(ValueError, match="has no place for the benchmark"):
+        write_benchmark(source, readme=readme)
+    del results["quality"]
+    source.write_text(json.dumps(results))
+    with pytest.raises(ValueError, match="not run to its end"):
+        write_benchmark(source, readme=readme)
+    assert readme.read_text() == "no place for it\n"

@@ -591,23 +591,33 @@ def benchmark(
     out: OutOption,
     model: ModelOption = "mini",
     steps: Annotated[int, typer.Option("--steps", min=1, help="Of our loop.")] = 20,
+    masks: Annotated[int, typer.Option("--masks", min=0, help="For adherence; 0 leaves it out.")] = 16,
+    noises: Annotated[
+        int, typer.Option("--noises", min=0, help="For the distance to 1000 steps; 0 leaves it out.")
+    ] = 3,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="How often every loop is timed, in turns.")] = 5,
     vcm_weights: VcmWeightsOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Measure our loop and the published one side by side; prints ratios and writes benchmark.json."""
+    """Measure our loop and the published one side by side; prints counts, then ratios, and writes benchmark.json."""
+    _require_training_extra()
+    from functools import partial
+
     from vcm.benchmark import BenchmarkPlan
     from vcm.benchmark import benchmark as measure
+    from vcm.benchmark_session import measure_session
+    from vcm.benchmark_table import list_lines
     from vcm.outputs import make_folder
     from vcm.pipeline import Pipeline
+    from vcm.ui.benchmark import measure_page
 
     published, ours = (
         Pipeline.from_pretrained(model, device, precision, vcm_weights) for precision in ("float32", "auto")
     )
-    results = measure(published, ours, make_folder(out), BenchmarkPlan(steps=steps))
-    for loop, calls in results["counts"]["calls"].items():
-        counted = ", ".join(f"{part} {count}" for part, count in calls.items())
-        typer.echo(f"{loop}: calls of {counted}; {results['counts']['flops'][loop] / 1e12:.2f} TFLOP")
-    for line in _tabulate(results["ratios"]):
+    session = partial(measure_session, model, device=device, vcm_weights=vcm_weights, steps=steps)
+    plan = BenchmarkPlan(steps=steps, masks=masks, noises=noises, rounds=rounds)
+    results = measure(published, ours, make_folder(out), plan, measure_session=session, measure_page=measure_page)
+    for line in list_lines(results):
         typer.echo(line)
 
 
@@ -617,18 +627,28 @@ def report(
     evaluation: Annotated[
         Path | None, typer.Option("--evaluation", help="The evaluation.json to use.", show_default="the model folder's")
     ] = None,
+    benchmark: Annotated[
+        Path | None,
+        typer.Option("--benchmark", help="A benchmark.json: its table and its picture are made, and nothing else."),
+    ] = None,
     readme: Annotated[Path | None, typer.Option("--readme", help="A README whose table is made again.")] = None,
     pictures: Annotated[
-        Path | None, typer.Option("--pictures", help="A folder for cohort.png and samples.png.")
+        Path | None, typer.Option("--pictures", help="A folder for cohort.png and samples.png, or for benchmark.png.")
     ] = None,
     vcm_weights: VcmWeightsOption = None,
 ) -> None:
-    """Make the model card again, and on request the README's table and the pictures."""
+    """Make the model card again, and on request the README's table and the pictures; or those of a benchmark."""
     _require_training_extra()
     from vcm.pipeline import Pipeline
     from vcm.pretrained import find_model
-    from vcm.report import draw_pictures, write_report
+    from vcm.report import draw_pictures, write_benchmark, write_report
 
+    if benchmark is not None:
+        if evaluation is not None:
+            raise ValueError("Give --evaluation or --benchmark, one at a time.")
+        for path in write_benchmark(benchmark, readme=readme, pictures=pictures):
+            typer.echo(f"Wrote {path.name}.")
+        return
     for path in write_report(find_model(model), evaluation=evaluation, readme=readme):
         typer.echo(f"Wrote {path.name}.")
     if pictures is not None:

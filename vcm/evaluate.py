@@ -104,7 +104,7 @@ def evaluate(
         if all(earlier.get(name) == value for name, value in identity.items()):
             results = earlier
 
-    tumor_subjects = _Lazy(lambda: _subjects_with_tumor(plan))
+    tumor_subjects = _Lazy(lambda: subjects_with_tumor(plan))
     sections: dict[str, Callable[[], Section]] = {
         "autoencoder": lambda: _measure_round_trip(pipeline, tumor_subjects()),
         "adherence": lambda: _measure_adherence(pipeline, tumor_subjects(), plan),
@@ -259,7 +259,7 @@ def _measure_modalities(pipeline: Pipeline, plan: EvaluationPlan) -> Section:
     """All conditions, alone and together."""
     combinations = list_combinations(pipeline.modalities)
     contrasts = ("t1", "t2", "flair")
-    subjects = _subjects_with_tumor(replace(plan, subjects=plan.modality_subjects), contrasts)
+    subjects = subjects_with_tumor(replace(plan, subjects=plan.modality_subjects), contrasts)
 
     def build(subject: Subject, conditions: dict[str, Volume], fill: Volume | None) -> GenerationRequest:
         return replace(build_request(subject, conditions, plan, compare=False), fill=fill)
@@ -286,7 +286,7 @@ def build_request(
     )
 
 
-def _subjects_with_tumor(plan: EvaluationPlan, contrasts: tuple[str, ...] = ("t1",)) -> list[Subject]:
+def subjects_with_tumor(plan: EvaluationPlan, contrasts: tuple[str, ...] = ("t1",)) -> list[Subject]:
     """The first test subjects that have a tumor, as many as the plan asks for."""
     found: list[Subject] = []
     first = plan.first_seed

@@ -43,7 +43,7 @@ _COLUMNS = 4
 _BLACK, _WHITE = 0.05, 0.95
 _FULL_CHANGE = 0.5
 _TUMOR_COLORS = MODALITIES["tumor"].colors
-_TEXT, _FAINT_TEXT = "#e6e6e6", "#9a9a9a"
+TEXT, FAINT_TEXT = "#e6e6e6", "#9a9a9a"
 # A palette keeps the file at a third of its size, and the noise of the images hides that the grays are few.
 _GRAYS, _COLORS = 36, 92
 
@@ -224,7 +224,7 @@ def _arrange(blocks: Sequence[_Block], titles: Sequence[str], legend: Sequence[t
     for index, block in enumerate(blocks):
         line, column = divmod(index, columns)
         left, top = _MARGIN + column * (width + _GAP), line * block_height
-        sheet.write(block.caption, left + width / 2, top + _CAPTION / 2, ha="center", color=_FAINT_TEXT)
+        sheet.write(block.caption, left + width / 2, top + _CAPTION / 2, ha="center", color=FAINT_TEXT)
         for row, picture in enumerate(block.rows):
             sheet.paste(picture, left, top + _CAPTION + row * height)
             if column == 0:
@@ -254,7 +254,7 @@ class _Sheet:
 
     def write(self, text: str, left: float, middle: float, **style: object) -> None:
         """Add a text with its left end (or as matplotlib's `ha` says) at `left` and its middle at height `middle`."""
-        self._texts.append((text, left, middle, {"color": _TEXT, "va": "center", "size": 20, **style}))
+        self._texts.append((text, left, middle, {"color": TEXT, "va": "center", "size": 20, **style}))
 
     def save(self, path: str | Path) -> Path:
         """Write a PNG with a palette."""

@@ -196,7 +196,7 @@ def collect_figures(sections: Mapping[str, Any]) -> Iterator[Figure]:
 def summarize_goals(evaluation: Mapping[str, Any]) -> str:
     """Return the figures that have a goal, as a Markdown table."""
     rows = (figure.row for figure in collect_figures(evaluation["sections"]) if figure.goal is not None)
-    return _tabulate(_COLUMNS, rows)
+    return markdown_table(_COLUMNS, rows)
 
 
 def _introduce(config: ModelConfig) -> str:
@@ -227,7 +227,7 @@ def _report_figures(figures: list[Figure], config: ModelConfig, evaluation: Mapp
     told = f"{goals - len(short)} of {goals} goals are reached."
     if short:
         told += f" Not reached: {'; '.join(short)}."
-    table = _tabulate(_COLUMNS, (figure.row for figure in figures))
+    table = markdown_table(_COLUMNS, (figure.row for figure in figures))
     return f"""\
 ## Figures
 
@@ -266,7 +266,7 @@ def _report_sizes(adherence: Mapping[str, Any]) -> str:
     return f"""\
 Whole-tumor Dice by the diameter of the largest lesion, as a sphere of its volume:
 
-{_tabulate(("diameter", "Dice [95 % interval]", "n"), rows)}"""
+{markdown_table(("diameter", "Dice [95 % interval]", "n"), rows)}"""
 
 
 def _report_modalities(evaluation: Mapping[str, Any]) -> str:
@@ -280,7 +280,7 @@ slices are of {section["slice_mm"]:g} mm, the hole of the partial scan is the tu
 from a tumor map alone has no reason to be the subject's: its PSNR is what chance gives. Means; the intervals are in
 the evaluation's file.
 
-{_tabulate(titles, rows)}"""
+{markdown_table(titles, rows)}"""
 
 
 def _tell_data(training: Training) -> str:
@@ -303,7 +303,7 @@ tissue fractions, a head around it and, in nine of ten, one to three tumors with
 3 enhancing). There is no patient in the data. A subject is a function of its seed; those from
 {simulate.FIRST_TEST_SEED} on are for tests, and `vcm evaluate` refuses all others.
 
-{_tabulate(("part", "seeds", "subjects", "what it does"), rows)}
+{markdown_table(("part", "seeds", "subjects", "what it does"), rows)}
 
 The uncontrolled volume is therefore a healthy brain, since the diffusion network has never seen a tumor; the VCM
 changes only its prediction of the noise. The segmenter shares no subject with the others, and took no part in their
@@ -346,7 +346,7 @@ def _list_files(folder: Path) -> str:
 
 Weights are in half precision; `{SUMS_FILE}` is checked at every load.
 
-{_tabulate(("file", "size", "parameters", "what it is"), rows)}"""
+{markdown_table(("file", "size", "parameters", "what it is"), rows)}"""
 
 
 def count_parameters(path: Path) -> int:
@@ -378,7 +378,7 @@ Fonov et al., NeuroImage 47, 2009), whose notice goes along:
 """
 
 
-def _tabulate(titles: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+def markdown_table(titles: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     """Return a Markdown table."""
     lines = [titles, ("---",) * len(titles), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

@@ -1,0 +1,137 @@
+"""What the steps that are saved cost: every solver's distance to the exact solution, and how well it follows masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from vcm import simulate
+from vcm.adherence import dice
+from vcm.benchmark_loops import Loop, autocast, solid_request
+from vcm.evaluate import EvaluationPlan, build_request, subjects_with_tumor
+from vcm.metrics import summarize
+from vcm.pipeline import Pipeline
+from vcm.request import GenerationRequest
+from vcm.sampler import initial_noise, sample
+from vcm.volume import Volume
+
+Section = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One volume to be made: its condition, covariates and noise, and the tumor labels (X, Y, Z) that it asks for."""
+
+    request: GenerationRequest
+    drawn: NDArray[np.uint8] | None = None
+
+
+def list_cases(pipeline: Pipeline, count: int) -> list[Case]:
+    """Return as many cases: the evaluation's first test subjects with a tumor, on their own noise.
+
+    A model on another grid than theirs, or one that takes no tumor, gets solid shapes on the noises 0, 1, ...
+    """
+    if not count:
+        return []
+    if not measures_adherence(pipeline):
+        return [Case(solid_request(pipeline, 1, seed=seed, compare=False)) for seed in range(count)]
+    plan = EvaluationPlan(subjects=count)
+    return [
+        Case(
+            build_request(subject, {"tumor": Volume(subject.tumor, simulate.AFFINE)}, plan, compare=False),
+            subject.tumor,
+        )
+        for subject in subjects_with_tumor(plan)
+    ]
+
+
+def measures_adherence(pipeline: Pipeline) -> bool:
+    """Whether a model can be judged on the simulated subjects: its grid is theirs, and there is a judge."""
+    on_grid = pipeline.grid.shape == simulate.SHAPE and "tumor" in pipeline.modalities
+    return on_grid and pipeline.segmenter is not None
+
+
+def measure_quality(
+    loops: Mapping[str, Loop], cases: Sequence[Case], *, noises: int, masks: int, reference_steps: int | None = None
+) -> Section:
+    """Return distance and adherence of every loop's controlled volumes.
+
+    The distance is the RMSE, in the latent's normalised units, to the same noise after 1000 steps of DDIM in float32:
+    all solvers integrate the same differential equation, and that is as near to its solution as the noise schedule
+    has steps. The adherence is the whole-tumor Dice that the model's segmenter finds.
+
+    Every loop runs here with the conditions encoded once, the published one too: with or without that, its latents are
+    the same (a test says so), and its 200 steps would take half as long again.
+
+    Args:
+        loops: by name; "published", in float32, comes first, and the others are compared with it.
+        cases: as many as the larger of the next two.
+        noises: how many cases the distance is measured on.
+        masks: how many cases the adherence is measured on.
+        reference_steps: of the exact solution; all of the schedule when not given.
+    """
+    exact = loops["published"].pipeline
+    steps = reference_steps or exact.config.backbone.schedule.num_train_timesteps
+    exact_loop = Loop(exact, "ddim", steps)
+    references = [sample_latent(exact_loop, case.request) for case in tqdm(cases[:noises], desc="exact", unit="sample")]
+    rows: dict[str, Section] = {}
+    for name, loop in loops.items():
+        distances, dices = [], []
+        for index, case in enumerate(tqdm(cases, desc=name, unit="sample")):
+            latent = sample_latent(loop, case.request)
+            if index < noises:
+                distances.append(rmse(latent, references[index]))
+            if index < masks and case.drawn is not None:
+                dices.append(score(loop.pipeline, latent, case.drawn))
+        below = [first - own for first, own in zip(rows["published"]["dices"] if rows else dices, dices, strict=True)]
+        rows[name] = {
+            "distance": summarize(distances),
+            "dice": summarize(dices),
+            "dice_below_published": summarize(below),
+            "dices": dices,
+        }
+    return {"reference_steps": steps, "noises": noises, "masks": masks, "loops": rows}
+
+
+@torch.no_grad()
+def sample_latent(loop: Loop, request: GenerationRequest) -> Tensor:
+    """Return the controlled latent (1, C, x, y, z) that a loop makes of a request."""
+    pipeline = loop.pipeline
+    job = pipeline.plan(request)
+    conditions = {name: prepared.tensor[None].to(pipeline.device) for name, prepared in job.conditions.items()}
+    with autocast(pipeline):
+        features = pipeline.adapter.encode_condition(conditions).float()
+        return sample(
+            pipeline.backbone,
+            pipeline.adapter,
+            initial_noise(request.seed, pipeline.config.latent_shape),
+            job.context,
+            features,
+            num_inference_steps=loop.steps,
+            sampler=loop.sampler,
+            guidance_scale=request.guidance_scale,
+        )
+
+
+def rmse(latent: Tensor, reference: Tensor) -> float:
+    """Return the root of the mean squared difference of two latents."""
+    return float((latent - reference).square().mean().sqrt())
+
+
+@torch.no_grad()
+def score(pipeline: Pipeline, latent: Tensor, drawn: NDArray[np.uint8]) -> float:
+    """Return the Dice of the drawn whole tumor and the one that the segmenter finds in the decoded latent."""
+    assert pipeline.segmenter is not None
+    with autocast(pipeline):
+        volume = pipeline.backbone.decode(latent)[0, 0].clamp(0.0, 1.0).cpu().numpy()
+    found, _ = pipeline.segmenter.segment(volume)
+    overlap = dice(drawn > 0, found > 0)
+    assert overlap is not None, "the subject has a tumor"
+    return overlap

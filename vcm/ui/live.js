@@ -1,20 +1,19 @@
 // Live mode: a stroke presses the hidden button, and a drawing that has rested for a while presses Generate.
 const REST_MS = 2500;
+const SETTLE_MS = 200; // until the page shows what has ended
 let isOn = false;
 let timer = 0;
 
 const press = (id) => document.getElementById(id)?.click();
 const isRunning = () => document.querySelector("#status .status")?.dataset.kind === "running";
 
-// A run that has ended may be of a stroke before the last.
-function finish() {
-  if (isRunning()) rest();
-  else press("generate");
-}
-
+// What has ended may be the run of a stroke before the last: then the last one's is still under way, and ends here, too.
 function rest() {
   clearTimeout(timer);
-  if (isOn) timer = setTimeout(finish, REST_MS);
+  if (!isOn) return;
+  timer = setTimeout(() => {
+    if (!isRunning()) timer = setTimeout(() => isRunning() || press("generate"), REST_MS);
+  }, SETTLE_MS);
 }
 
 window.vcmLive = {

@@ -22,7 +22,7 @@ LATENT_GRID = (20, 28, 20)
 POSITION_CHANNELS = 16
 FEATURE_CHANNELS = 16
 ENCODER_CHANNELS = 64
-MODALITIES = {"tumor": 3, "anatomy": 4}
+MODALITIES = {"tumor": 3, "anatomy": 4, "partial": 2, "lowres": 1, "t2": 1, "flair": 1}
 """Conditions of the embedded VCM and their channels, in registry order."""
 
 AUTOENCODER: dict[str, Any] = {

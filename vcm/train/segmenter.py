@@ -23,6 +23,9 @@ from vcm.train.loop import LoopConfig, run_loop
 TUMOR_WEIGHT = 12.0
 """Of a tumor's voxels in the tumor's loss, beside 1 elsewhere."""
 
+LARGEST_MOTTLE = 0.15
+"""Standard deviation, as a share of the intensity, of the patches of a few voxels that generated brains have."""
+
 SMOOTHING = 2.0
 """Voxels added to both sides of the soft Dice: with many, a small lesion that is missed costs nothing."""
 
@@ -137,11 +140,12 @@ def _surroundings(
 
 
 def _distort(image: Tensor, random: torch.Generator) -> Tensor:
-    """Blur, sharpen, shift the gray scale and add noise: a judge of generated volumes must not mind their texture."""
-
+    """Blur, sharpen, mottle, shift the gray scale, add noise: a judge of generated brains must not mind texture."""
     uniform = partial(draw_uniform, random)
-    blur = simulate.gaussian_blur(image, uniform(0.4, 1.0))
+    blur = simulate.gaussian_blur(image, uniform(0.4, 1.3))
     image = image + uniform(-1.0, 0.4) * (image - blur)
+    mottle = simulate.gaussian_blur(torch.randn(image.shape, generator=random), uniform(0.8, 2.5))  # voxels
+    image = image * (1 + uniform(0.0, LARGEST_MOTTLE) * mottle / mottle.std())
     image = uniform(0.92, 1.08) * image + uniform(-0.03, 0.03)
     image = image.clamp(0, 1) ** uniform(0.85, 1.15)
     noise = torch.randn(image.shape, generator=random)

@@ -87,13 +87,13 @@ def make_training_small() -> None:
     )
     stages.SegmenterRecipe = lambda: recipe
     segmenter.simulated_cohort = made_up_subjects
-    log = loop._log
+    write = loop._Log.write
 
-    def log_slowly(*arguments: object) -> None:
-        log(*arguments)
+    def write_slowly(log: loop._Log, entry: dict) -> None:
+        write(log, entry)
         time.sleep(0.05)
 
-    loop._log = log_slowly
+    loop._Log.write = write_slowly
 
 
 def die_at_call(owner: object, name: str, call: int) -> None:

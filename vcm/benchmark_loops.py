@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -118,7 +117,7 @@ def list_parts(pipeline: Pipeline, conditions: Mapping[str, Tensor]) -> dict[str
 @torch.no_grad()
 def time_part(pipeline: Pipeline, call: Callable[[], Any]) -> Seconds:
     """Return what one of `list_parts` took, in the pipeline's own precision."""
-    with autocast(pipeline):
+    with pipeline.autocast():
         return clocked(pipeline.device, call)
 
 
@@ -159,7 +158,7 @@ def time_loop(loop: Loop, conditions: Mapping[str, Tensor], most_steps: int) -> 
 
     if loop.compare:
         chains.append(None)
-    with autocast(pipeline):
+    with pipeline.autocast():
         once = Seconds(0.0, 0.0) if loop.encodes_every_step else clocked(device, encode)
         return once + clocked(device, sample).scaled(loop.steps / run_steps) + clocked(device, decode)
 
@@ -172,10 +171,3 @@ def time_run(pipeline: Pipeline, job: Job) -> Seconds:
             assert isinstance(event, Preview) or event.controlled is not None
 
     return clocked(pipeline.device, run)
-
-
-def autocast(pipeline: Pipeline) -> AbstractContextManager[Any]:
-    """Return the context in which the pipeline's networks compute in its precision."""
-    if pipeline.precision == "bfloat16":
-        return torch.autocast(pipeline.device.type, torch.bfloat16)
-    return nullcontext()

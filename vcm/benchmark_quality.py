@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,11 @@ from tqdm import tqdm
 
 from vcm import simulate
 from vcm.adherence import dice
-from vcm.benchmark_loops import Loop, autocast, solid_request
+from vcm.benchmark_loops import Loop, solid_request
 from vcm.evaluate import EvaluationPlan, build_request, subjects_with_tumor
 from vcm.metrics import summarize
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
-from vcm.sampler import initial_noise, sample
 from vcm.volume import Volume
 
 Section = dict[str, Any]
@@ -104,20 +103,13 @@ def measure_quality(
 def sample_latent(loop: Loop, request: GenerationRequest) -> Tensor:
     """Return the controlled latent (1, C, x, y, z) that a loop makes of a request."""
     pipeline = loop.pipeline
-    job = pipeline.plan(request)
-    conditions = {name: prepared.tensor[None].to(pipeline.device) for name, prepared in job.conditions.items()}
-    with autocast(pipeline):
-        features = pipeline.adapter.encode_condition(conditions).float()
-        return sample(
-            pipeline.backbone,
-            pipeline.adapter,
-            initial_noise(request.seed, pipeline.config.latent_shape),
-            job.context,
-            features,
-            num_inference_steps=loop.steps,
-            sampler=loop.sampler,
-            guidance_scale=request.guidance_scale,
-        )
+    job = pipeline.plan(replace(request, num_inference_steps=loop.steps, sampler=loop.sampler))
+    with pipeline.autocast():
+        latent: Tensor | None = None
+        for step in pipeline.start_chain(job, pipeline.encode(job)):
+            latent = step.latent  # the steps themselves, kept, would fill the memory
+    assert latent is not None, "a run has a step"
+    return latent
 
 
 def rmse(latent: Tensor, reference: Tensor) -> float:
@@ -129,7 +121,7 @@ def rmse(latent: Tensor, reference: Tensor) -> float:
 def score(pipeline: Pipeline, latent: Tensor, drawn: NDArray[np.uint8]) -> float:
     """Return the Dice of the drawn whole tumor and the one that the segmenter finds in the decoded latent."""
     assert pipeline.segmenter is not None
-    with autocast(pipeline):
+    with pipeline.autocast():
         volume = pipeline.backbone.decode(latent)[0, 0].clamp(0.0, 1.0).cpu().numpy()
     found, _ = pipeline.segmenter.segment(volume)
     overlap = dice(drawn > 0, found > 0)

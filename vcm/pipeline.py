@@ -267,14 +267,13 @@ class Pipeline:
         features = job.features
         if job.wants_controlled and features is None:
             with self._computing(), clock.measure("encode"):
-                conditions = {name: prepared.tensor[None].to(self.device) for name, prepared in job.conditions.items()}
-                features = self.adapter.encode_condition(conditions).float().cpu()
+                features = self.encode(job)
         chains: dict[str, Iterator[Step]] = {}
         if job.wants_controlled:
-            chains["controlled"] = self._start_chain(job, features)
+            chains["controlled"] = self.start_chain(job, features)
         has_steps = job.wants_controlled or not job.is_traced
         if job.wants_uncontrolled and (job.uncontrolled is None or not has_steps):
-            chains["uncontrolled"] = self._start_chain(job, None)
+            chains["uncontrolled"] = self.start_chain(job, None)
 
         latents: dict[str, Tensor] = {}
         for number in range(1, job.request.num_inference_steps + 1) if chains else ():
@@ -325,7 +324,17 @@ class Pipeline:
             fill=scans["partial"].hole if "partial" in scans else None,
         )
 
-    def _start_chain(self, job: Job, features: Tensor | None) -> Iterator[Step]:
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the networks compute in the pipeline's precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+    def encode(self, job: Job) -> Tensor:
+        """Return the features of a job's conditions, (1, F, x, y, z), on the CPU; to be called inside `autocast`."""
+        conditions = {name: prepared.tensor[None].to(self.device) for name, prepared in job.conditions.items()}
+        return self.adapter.encode_condition(conditions).float().cpu()
+
+    def start_chain(self, job: Job, features: Tensor | None) -> Iterator[Step]:
+        """Return the trajectory of a job, controlled where there are features; to be advanced inside `autocast`."""
         request = job.request
         return trajectory(
             self.backbone,
@@ -343,8 +352,7 @@ class Pipeline:
     @contextmanager
     def _computing(self) -> Iterator[None]:
         """Own the networks, without gradients and at the chosen precision."""
-        half = self.precision == "bfloat16"
-        with self._lock, torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+        with self._lock, torch.no_grad(), self.autocast():
             yield
 
     def _preview(self, step: Step) -> Volume:

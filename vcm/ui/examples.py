@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -37,6 +37,8 @@ THUMBNAIL_FILE = "thumbnail.webp"
 
 _FOUND = ("tumor", "anatomy")
 _log = logging.getLogger(__name__)
+
+Case = TypeVar("Case")
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,13 +94,18 @@ class Example:
 
 def load_examples(folder: Path) -> list[Example]:
     """Read the examples of a folder, in the order of their slugs; one that cannot be read is left out and logged."""
-    examples = []
-    for path in sorted(folder.glob(f"*/{EXAMPLE_FILE}")):
+    return load_cases(folder, EXAMPLE_FILE, _load_example, kind="example")
+
+
+def load_cases(folder: Path, file: str, load: Callable[[Path], Case], *, kind: str) -> list[Case]:
+    """Load the folders inside one that hold such a file, in their order; a broken one is left out and logged."""
+    cases = []
+    for path in sorted(folder.glob(f"*/{file}")):
         try:
-            examples.append(_load_example(path.parent))
+            cases.append(load(path.parent))
         except (OSError, ValueError, KeyError) as error:
-            _log.warning("The example %s cannot be read: %s", path.parent.name, error)
-    return examples
+            _log.warning("The %s %s cannot be read: %s", kind, path.parent.name, error)
+    return cases
 
 
 def save_example(folder: Path, title: str, sentence: str, result: GenerationResult) -> None:

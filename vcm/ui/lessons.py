@@ -12,16 +12,14 @@ Each case is a folder, its name that of the example::
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from vcm.ui.examples import load_cases
 from vcm.ui.lesson_figures import Figure
 
 LESSON_FILE = "lesson.json"
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,13 +45,7 @@ class Lesson:
 
 def load_lessons(folder: Path) -> list[Lesson]:
     """Read the lessons of a folder, in the order of their slugs; one that cannot be read is left out and logged."""
-    lessons = []
-    for path in sorted(folder.glob(f"*/{LESSON_FILE}")):
-        try:
-            lessons.append(_load_lesson(path.parent))
-        except (OSError, ValueError, KeyError) as error:
-            _log.warning("The lesson %s cannot be read: %s", path.parent.name, error)
-    return lessons
+    return load_cases(folder, LESSON_FILE, _load_lesson, kind="lesson")
 
 
 def save_lesson(folder: Path, lesson: Lesson) -> None:

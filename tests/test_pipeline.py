@@ -320,7 +320,7 @@ def test_a_model_that_is_not_there_is_named_in_one_sentence_without_a_path(tmp_p
 def test_the_embedded_model_is_there():
     pipeline = Pipeline.from_pretrained("mini", device="cpu")
     assert pipeline.config.name == "mini"
-    assert pipeline.modalities == ("tumor", "anatomy")
+    assert pipeline.modalities == ("tumor", "anatomy", "partial", "lowres", "t2", "flair")
     assert pipeline.grid.shape == (80, 112, 80)
 
 

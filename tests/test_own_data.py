@@ -203,7 +203,7 @@ def test_every_problem_is_named_with_its_file_and_nothing_is_trained(
     assert str(tmp_path) not in str(caught.value)
     assert not (tmp_path / "cache").exists()
     capsys.readouterr()
-    assert run("train", "vcm", "--data", data, "--out", tmp_path / "out") == 2
+    assert run("train", "vcm", "--data", data, "--condition", "tumor", "--out", tmp_path / "out") == 2
     lines = capsys.readouterr().err.splitlines()
     assert sum(": " in line for line in lines) >= len(problems)
     assert lines[-1] == f"vcm: Problems in the data: {len(problems)}; nothing was trained."

@@ -7,8 +7,9 @@ import torch
 from tiny import build_tiny_model, randomize
 from torch import Tensor, nn
 
-from vcm.adapter import VCM, ConditionEncoder, draw_modality_keep, modulate
+from vcm.adapter import VCM, modulate
 from vcm.checkpoint import LoadedModel
+from vcm.condition_encoder import ConditionEncoder, draw_modality_keep
 from vcm.config import AdapterConfig, ConditionEncoderConfig, ModelConfig
 
 

@@ -18,7 +18,7 @@ from tiny import GOLDEN, build_tiny_model, randomize
 from torch import Tensor, nn
 
 from vcm import legacy
-from vcm.adapter import VCM, ConditionEncoder
+from vcm.adapter import VCM
 from vcm.backbone import Backbone
 from vcm.checkpoint import (
     CheckpointError,
@@ -32,6 +32,7 @@ from vcm.checkpoint import (
     verify_files,
     write_sums,
 )
+from vcm.condition_encoder import ConditionEncoder
 from vcm.config import ModelConfig
 from vcm.pipeline import Pipeline
 from vcm.sampler import initial_noise, trajectory

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from vcm import legacy
-from vcm.adapter import VCM, ConditionEncoder
+from vcm.adapter import VCM
 from vcm.backbone import Backbone
 from vcm.checkpoint import LoadedModel, fill_published
+from vcm.condition_encoder import ConditionEncoder
 from vcm.presets import brainldm_config
 from vcm.sampler import ddim_timesteps, sample, trajectory
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from vcm import affines, simulate
-from vcm.adapter import VCM, draw_modality_keep, modulate
+from vcm.adapter import VCM, modulate
 from vcm.backbone import Backbone
+from vcm.condition_encoder import draw_modality_keep
 from vcm.conditions import encode_one_hot
 from vcm.config import AdapterConfig
 from vcm.dataset import Cohort, simulated_cohort

@@ -74,10 +74,11 @@ def train(
 ) -> Path:
     """Train one stage and export it into the model folder `out`, which is returned.
 
-    The stages, in order: "autoencoder" and "segmenter" need nothing; "diffusion" needs the autoencoder in `out`; "vcm"
-    needs a whole backbone, in `out` or else that of `model`, which is copied beside the new VCM. A stage keeps its
-    state and its log in `out/runs/<stage>`, and the simulated cohorts in `out/runs/cohort`. What each part learned
-    from, and for how long, is written to `out/training.json`, run by run.
+    The stages, in order: "autoencoder" and "segmenter" need nothing, but where `out` holds an autoencoder, the
+    segmenter also learns from what that makes of images; "diffusion" needs the autoencoder in `out`; "vcm" needs a
+    whole backbone, in `out` or else that of `model`, which is copied beside the new VCM. A stage keeps its state and
+    its log in `out/runs/<stage>`, and the simulated cohorts in `out/runs/cohort`. What each part learned from, and
+    for how long, is written to `out/training.json`, run by run.
 
     Args:
         samples: how many simulated subjects to learn from, if not as many as the shipped recipe.
@@ -161,8 +162,7 @@ def _diffusion(folder: Path, model: str | Path, samples: int | None, steps: int 
     if not (folder / AUTOENCODER_FILE).is_file():
         raise ValueError("The folder has no autoencoder yet: train that first.")
     config = build_mini_config()
-    autoencoder = Autoencoder(**config.backbone.autoencoder)
-    fill(autoencoder, read_weights(folder / AUTOENCODER_FILE), AUTOENCODER_FILE)
+    autoencoder = _read_autoencoder(folder)
     backbone = train_diffusion(config=config, autoencoder=autoencoder, recipe=recipe, **run)
     region = find_brain_region(run["cache"], recipe)
     Volume(region.astype(np.uint8), config.grid.affine).save(folder / BRAIN_FILE)
@@ -218,8 +218,15 @@ def _adapter(
 
 def _segmenter(folder: Path, model: str | Path, samples: int | None, steps: int | None, **run: Any) -> SegmenterRecipe:
     recipe = _adjust(SegmenterRecipe(), samples, steps)
-    train_segmenter(recipe=recipe, **run).save(folder)
+    autoencoder = _read_autoencoder(folder) if (folder / AUTOENCODER_FILE).is_file() else None
+    train_segmenter(recipe=recipe, autoencoder=autoencoder, **run).save(folder)
     return recipe
+
+
+def _read_autoencoder(folder: Path) -> Autoencoder:
+    autoencoder = Autoencoder(**build_mini_config().backbone.autoencoder)
+    fill(autoencoder, read_weights(folder / AUTOENCODER_FILE), AUTOENCODER_FILE)
+    return autoencoder.eval()
 
 
 def _begin(folder: Path, stage: str, resume: bool, from_weights: bool) -> dict[str, Tensor] | None:

@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from coarse import GRID, CoarseCohorts, make_coarse_subjects
 from safetensors.torch import load_file
 from tiny import build_tiny_config, build_tiny_model
 from torch import Tensor, nn
 
 from vcm import simulate
 from vcm.checkpoint import CheckpointError, load_model, save_model
-from vcm.config import Grid
-from vcm.dataset import Cohort
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
 from vcm.segmenter import Segmenter, SegmenterConfig
@@ -27,9 +26,6 @@ from vcm.train.loop import LoopConfig, count_steps, run_loop
 from vcm.train.record import read_training
 from vcm.volume import Volume
 
-# Large enough that no level of a network is 2 cells wide: there oneDNN's bfloat16 convolutions read memory that nobody
-# wrote, and their gradients differ from run to run.
-GRID = Grid((24, 32, 24), np.diag([2.0, 2.0, 2.0, 1.0]))
 LOOP = LoopConfig(steps=6, learning_rate=1e-2, warmup_steps=2, save_every=3, validate_every=2, log_every=2)
 
 
@@ -245,43 +241,7 @@ def test_a_cached_tensor_is_made_once(tmp_path):
 
 @pytest.fixture(scope="module")
 def coarse_subjects() -> list[dict]:
-    """Two real subjects at every fifth voxel or so, which fit the tiny model's grid."""
-    picks = [
-        np.round(np.linspace(0, size - 1, few)).astype(int)
-        for size, few in zip(simulate.SHAPE, GRID.shape, strict=True)
-    ]
-    subjects = []
-    for seed in (200_005, 200_007):  # with large lesions
-        subject = simulate.simulate_subject(seed, ("t1",))
-        coarse = {name: getattr(subject, name)[np.ix_(*picks)] for name in ("tumor", "anatomy", "anatomy_before")}
-        facts = subject.covariates
-        coarse |= {"image": subject.images["t1"][np.ix_(*picks)].astype(np.float16), "context": facts.context}
-        coarse |= {"volumes_ml": (facts.ventricular_ml, facts.brain_ml)}
-        assert (coarse["tumor"] > 0).sum() > 20
-        subjects.append(coarse)
-    return subjects
-
-
-class CoarseCohorts:
-    """In place of the cohorts on disk: the coarse subjects over and over. It remembers who asked for which seeds."""
-
-    def __init__(self, subjects: list[dict]) -> None:
-        self._subjects = subjects
-        self.asked: list[tuple[range, bool]] = []
-
-    def __call__(self, cache: Path, seeds: range, contrasts=("t1",), with_tumor=True, workers=None) -> Cohort:
-        self.asked.append((seeds, with_tumor))
-        chosen = [self._subjects[seed % len(self._subjects)] for seed in seeds]
-        tumor = np.stack([subject["tumor"] for subject in chosen])
-        return Cohort(
-            seeds=seeds,
-            images={"t1": np.stack([subject["image"] for subject in chosen])},
-            tumor=tumor if with_tumor else np.zeros_like(tumor),
-            anatomy=np.stack([subject["anatomy" if with_tumor else "anatomy_before"] for subject in chosen]),
-            anatomy_before=np.stack([subject["anatomy_before"] for subject in chosen]),
-            context=np.float32([subject["context"] for subject in chosen]),
-            volumes_ml=np.float32([subject["volumes_ml"] for subject in chosen]),
-        )
+    return make_coarse_subjects()
 
 
 @pytest.fixture

@@ -95,32 +95,44 @@ class Backbone(nn.Module):
             return latent * self.latent_std + self.latent_mean
         return latent / self.config.latent_scale_factor
 
-    def predict_epsilon(self, latent: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-        """Return the prior's noise estimate epsilon (B, C, x, y, z), float32, whatever the network predicts."""
-        output = self.predict_raw(latent, timesteps, context)
+    def predict_epsilon(self, latent: Tensor, timesteps: Tensor, context: Tensor, **injected: Any) -> Tensor:
+        """Return the prior's noise estimate epsilon (B, C, x, y, z), float32, whatever the network predicts.
+
+        Args:
+            injected: residuals for the network's blocks, as its `forward` names them.
+        """
+        return self.to_epsilon(self.predict_raw(latent, timesteps, context, **injected), latent, timesteps)
+
+    def to_epsilon(self, output: Tensor, latent: Tensor, timesteps: Tensor) -> Tensor:
+        """Return the noise estimate that an output of `predict_raw` at a noisy latent stands for."""
         if self.config.schedule.prediction_type == "epsilon":
             return output
         # v = sqrt(a) epsilon - sqrt(1 - a) z_0 and z_t = sqrt(a) z_0 + sqrt(1 - a) epsilon (Salimans and Ho 2022).
         signal, noise_level = self._signal_and_noise(timesteps)
         return signal * output + noise_level * latent
 
-    def predict_raw(self, latent: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+    def predict_raw(self, latent: Tensor, timesteps: Tensor, context: Tensor, **injected: Any) -> Tensor:
         """Return what the diffusion network itself says, float32: epsilon or v, as the schedule's prediction_type.
 
         This is what a trainer compares with `training_target`.
         """
+        output: Tensor = self.diffusion(
+            self.join_inputs(latent, context),
+            timesteps=timesteps,
+            context=context if self.config.covariates_as_context else None,
+            **injected,
+        )
+        return output.float()
+
+    def join_inputs(self, latent: Tensor, context: Tensor) -> Tensor:
+        """Return all that the diffusion network reads as channels: the latent, covariates and coordinates."""
         channels = [latent]
         if self.config.covariates_as_channels:
             covariates = context.reshape(-1, NUM_COVARIATES, 1, 1, 1)
             channels.append(covariates.expand(-1, -1, *latent.shape[2:]))
         if self.config.coordinate_channels:
             channels.append(self.coordinates.expand(latent.shape[0], -1, -1, -1, -1))
-        output: Tensor = self.diffusion(
-            torch.cat(channels, dim=1),  # (B, C [+ 4] [+ 3], x, y, z)
-            timesteps=timesteps,
-            context=context if self.config.covariates_as_context else None,
-        )
-        return output.float()
+        return torch.cat(channels, dim=1)  # (B, C [+ 4] [+ 3], x, y, z)
 
     def training_target(self, latent: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Return what `predict_raw` should say at the noised latent: the noise, or v."""

@@ -622,6 +622,31 @@ def benchmark(
 
 
 @app.command()
+def study(
+    out: OutOption,
+    model: ModelOption = "mini",
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Of every training.")] = 400,
+    subjects: Annotated[int, typer.Option("--subjects", min=1, help="Generated after every training.")] = 8,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Train our VCM, its rivals and its ablations alike on one frozen backbone; prints tables, writes study.json.
+
+    Each training is kept as it ends: the same command goes on, and several at once share the work.
+    """
+    _require_training_extra()
+    from vcm.outputs import make_folder
+    from vcm.pipeline import choose_device
+    from vcm.pretrained import find_model
+    from vcm.study.conduct import conduct
+    from vcm.study.plan import StudyPlan
+    from vcm.study.table import list_lines
+
+    plan = StudyPlan(steps=steps, subjects=subjects)
+    for line in list_lines(conduct(find_model(model), make_folder(out), plan, device=str(choose_device(device)))):
+        typer.echo(line)
+
+
+@app.command()
 def report(
     model: ModelOption = "mini",
     evaluation: Annotated[
@@ -631,24 +656,30 @@ def report(
         Path | None,
         typer.Option("--benchmark", help="A benchmark.json: its table and its picture are made, and nothing else."),
     ] = None,
+    study: Annotated[
+        Path | None,
+        typer.Option("--study", help="A study.json: its tables and picture are made, and nothing else."),
+    ] = None,
     readme: Annotated[Path | None, typer.Option("--readme", help="A README whose table is made again.")] = None,
     pictures: Annotated[
-        Path | None, typer.Option("--pictures", help="A folder for cohort.png and samples.png, or for benchmark.png.")
+        Path | None,
+        typer.Option("--pictures", help="A folder for cohort.png and samples.png, or for benchmark.png or study.png."),
     ] = None,
     vcm_weights: VcmWeightsOption = None,
 ) -> None:
-    """Make the model card again, and on request the README's table and the pictures; or those of a benchmark."""
+    """Make the model card again, and on request the README's table and the pictures; or a benchmark's, or a study's."""
     _require_training_extra()
     from vcm.pipeline import Pipeline
     from vcm.pretrained import find_model
-    from vcm.report import draw_pictures, write_benchmark, write_report
+    from vcm.report import draw_pictures, write_benchmark, write_report, write_study
 
-    if benchmark is not None:
-        if evaluation is not None:
-            raise ValueError("Give --evaluation or --benchmark, one at a time.")
-        for path in write_benchmark(benchmark, readme=readme, pictures=pictures):
-            typer.echo(f"Wrote {path.name}.")
-        return
+    if sum(source is not None for source in (evaluation, benchmark, study)) > 1:
+        raise ValueError("Give --evaluation, --benchmark or --study, one at a time.")
+    for source, write in ((benchmark, write_benchmark), (study, write_study)):
+        if source is not None:
+            for path in write(source, readme=readme, pictures=pictures):
+                typer.echo(f"Wrote {path.name}.")
+            return
     for path in write_report(find_model(model), evaluation=evaluation, readme=readme):
         typer.echo(f"Wrote {path.name}.")
     if pictures is not None:

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 # Raise it when a change to simulate.py changes what a seed gives, so that no stale cohort is read.
 _COHORT_VERSION = 3
 
+_ARRAYS = ("tumor", "anatomy", "anatomy_before", "context", "volumes_ml")
+
 
 @dataclass(frozen=True)
 class Cohort:
@@ -44,6 +46,15 @@ class Cohort:
 
     def __len__(self) -> int:
         return len(self.seeds)
+
+    def take(self, chosen: Sequence[int]) -> Cohort:
+        """Return the cohort of some subjects, by their indices; a range from 0 copies nothing."""
+        rows: Any = slice(chosen.stop) if isinstance(chosen, range) and chosen.start == 0 else list(chosen)
+        return Cohort(
+            seeds=[self.seeds[index] for index in chosen],
+            images={name: images[rows] for name, images in self.images.items()},
+            **{name: getattr(self, name)[rows] for name in _ARRAYS},
+        )
 
 
 def simulated_cohort(

@@ -36,7 +36,9 @@ class Denoiser(DiffusionModelUNet):
 
         All other arguments are those of DiffusionModelUNet.
         """
-        if self.position is not None:
-            x = torch.cat([x, self.position.expand(x.shape[0], -1, -1, -1, -1)], dim=1)
-        prediction: Tensor = super().forward(x, *arguments, **options)
+        prediction: Tensor = super().forward(self.join_position(x), *arguments, **options)
         return prediction
+
+    def join_position(self, x: Tensor) -> Tensor:
+        """Return the input with the learned map's channels behind it, where there is a map."""
+        return x if self.position is None else torch.cat([x, self.position.expand(x.shape[0], -1, -1, -1, -1)], dim=1)

@@ -1,12 +1,14 @@
 """Make the figures and tables of README and model card again, from an evaluation and the weights it is of.
 
-A benchmark's table and picture are made here, too.
+The tables and the pictures of a benchmark and of a study are made here, too.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from vcm.benchmark import RESULTS_FILE as BENCHMARK_FILE
 from vcm.benchmark_plot import draw_benchmark
@@ -17,12 +19,19 @@ from vcm.evaluate import RESULTS_FILE
 from vcm.figures import draw_cohort, draw_samples
 from vcm.model_card import summarize_goals, write_model_card
 from vcm.pipeline import Pipeline
+from vcm.study.conduct import RESULTS_FILE as STUDY_FILE
+from vcm.study.plot import draw_study
+from vcm.study.table import summarize_study
 
-GOALS, BENCHMARK = "figures", "benchmark"
+GOALS, BENCHMARK, STUDY = "figures", "benchmark", "study"
 """The parts of a README that are made here; each stands between two `mark` lines."""
 
-BENCHMARK_PICTURE = "benchmark.png"
-_ALTERNATIVE = "Every loop's CPU time beside its distance to the exact solution and beside its adherence"
+BENCHMARK_PICTURE, STUDY_PICTURE = "benchmark.png", "study.png"
+_ALTERNATIVES = {
+    BENCHMARK: "Every loop's CPU time beside its distance to the exact solution and beside its adherence",
+    STUDY: "Every method's tumor Dice beside the number of subjects it learned from, and beside its parameters",
+}
+_FILES = {BENCHMARK: (BENCHMARK_FILE, BENCHMARK_PICTURE), STUDY: (STUDY_FILE, STUDY_PICTURE)}
 
 
 def mark(part: str) -> tuple[str, str]:
@@ -67,26 +76,58 @@ def write_benchmark(source: Path, *, readme: Path | None = None, pictures: Path 
     Raises:
         ValueError: there is no such file, it is not whole, there is nothing to write, or the README has no markers.
     """
-    if not source.is_file():
-        raise ValueError("There is no benchmark yet: run vcm benchmark, and name its benchmark.json.")
-    if readme is None and pictures is None:
-        raise ValueError("Say what to make of the benchmark: give --readme, --pictures, or both.")
-    results = read_json(source)
+    results = _read(source, BENCHMARK, readme, pictures)
     if "quality" not in results:
         raise ValueError("The benchmark was not run to its end: it lacks the quality of its volumes.")
-    written: list[Path] = []
     text = summarize_benchmark(results)
+    return _write_part(BENCHMARK, results, text, draw_benchmark, readme, pictures)
+
+
+def write_study(source: Path, *, readme: Path | None = None, pictures: Path | None = None) -> list[Path]:
+    """Keep a study beside the pictures, draw it, and write its part of a README; returns what was written.
+
+    Args:
+        source: what `vcm study` wrote, whole or so far.
+        readme: a file with the part's two markers; None leaves it out.
+        pictures: a folder for study.json and study.png; None leaves them out.
+
+    Raises:
+        ValueError: there is no such file, nothing in it has ended, there is nothing to write, or the README has no
+            markers.
+    """
+    results = _read(source, STUDY, readme, pictures)
+    return _write_part(STUDY, results, summarize_study(results), draw_study, readme, pictures)
+
+
+def _read(source: Path, part: str, readme: Path | None, pictures: Path | None) -> dict[str, Any]:
+    if not source.is_file():
+        raise ValueError(f"There is no {part} yet: run vcm {part}, and name its {source.name}.")
+    if readme is None and pictures is None:
+        raise ValueError(f"Say what to make of the {part}: give --readme, --pictures, or both.")
+    return read_json(source)
+
+
+def _write_part(
+    part: str,
+    results: dict[str, Any],
+    text: str,
+    draw: Callable[[dict[str, Any], Path], Path],
+    readme: Path | None,
+    pictures: Path | None,
+) -> list[Path]:
+    """Write the results and their picture into a folder, and their text into a README."""
+    written: list[Path] = []
     if pictures is not None:
-        kept, drawn = pictures / BENCHMARK_FILE, pictures / BENCHMARK_PICTURE
+        kept, drawn = (pictures / name for name in _FILES[part])
         pictures.mkdir(parents=True, exist_ok=True)
-        draw_benchmark(results, drawn)  # refused where there is no quality to draw, before anything is written
+        draw(results, drawn)  # refused where there is nothing to draw, before anything is written
         write_json(kept, results)
         written += [kept, drawn]
         if readme is not None:
             where = Path(os.path.relpath(drawn, readme.parent)).as_posix()
-            text = f"![{_ALTERNATIVE}]({where})\n\n{text}"
+            text = f"![{_ALTERNATIVES[part]}]({where})\n\n{text}"
     if readme is not None:
-        _replace(readme, BENCHMARK, text)
+        _replace(readme, part, text)
         written.append(readme)
     return written
 

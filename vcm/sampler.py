@@ -11,7 +11,7 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from torch import Tensor
 
-from vcm.adapter import VCM, modulate
+from vcm.adapter import modulate
 from vcm.backbone import Backbone, build_betas
 from vcm.config import ScheduleConfig
 
@@ -45,10 +45,19 @@ class Step:
         return (self.noisy_latent - (1.0 - self.alpha_cumprod) ** 0.5 * self.guided_epsilon) / self.alpha_cumprod**0.5
 
 
+class Adapter(Protocol):
+    """What says, at each step, how to change the prior's noise estimate: a VCM, or whatever is called like one."""
+
+    def __call__(
+        self, latent: Tensor, epsilon: Tensor, features: Tensor, timesteps: Tensor, /
+    ) -> tuple[Tensor, Tensor]:
+        """Return eps_scale and eps_shift, each (B, C, x, y, z); see `VCM.forward`."""
+
+
 @torch.no_grad()
 def trajectory(
     backbone: Backbone,
-    adapter: VCM | None,
+    adapter: Adapter | None,
     noise: Tensor,
     context: Tensor,
     features: Tensor | None,
@@ -66,7 +75,7 @@ def trajectory(
 
     Args:
         backbone: the frozen prior.
-        adapter: the VCM, or None for an uncontrolled sample.
+        adapter: the VCM, or what is called like one; None for an uncontrolled sample.
         noise: what to start from, (B, C, x, y, z), usually of `initial_noise`.
         context: covariates, (B, 1, 4), each in [0, 1].
         features: the conditions, encoded once by `adapter.encode_condition`, (B, F, x, y, z); None for no condition.
@@ -117,7 +126,7 @@ def trajectory(
 
 
 def sample(
-    backbone: Backbone, adapter: VCM | None, noise: Tensor, context: Tensor, features: Tensor | None, **options: Any
+    backbone: Backbone, adapter: Adapter | None, noise: Tensor, context: Tensor, features: Tensor | None, **options: Any
 ) -> Tensor:
     """Run `trajectory`, with its arguments, to its end and return the clean latent (B, C, x, y, z)."""
     latent = noise

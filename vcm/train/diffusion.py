@@ -90,7 +90,7 @@ def train_diffusion(
     latents = {name: backbone.normalize(means.to(device)) for name, means in latents.items()}
 
     def measure(name: str, chosen: Tensor | slice, random: torch.Generator) -> Tensor:
-        return _loss(backbone, latents[name][chosen], contexts[name][chosen], weight, random, device)
+        return denoising_loss(backbone, latents[name][chosen], contexts[name][chosen], weight, random, device)
 
     def loss_function(network: Denoiser, step: int, random: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         chosen = torch.randint(len(latents["training"]), (recipe.batch_size,), generator=random)
@@ -136,7 +136,7 @@ def _share(masks: Iterable[NDArray[np.bool_]]) -> NDArray[np.float32]:
     return share
 
 
-def _loss(
+def denoising_loss(
     backbone: Backbone, latent: Tensor, context: Tensor, weight: Tensor, random: torch.Generator, device: str
 ) -> Tensor:
     """Weighted squared error of the network's own prediction, over timesteps spread evenly across the batch."""

@@ -1,0 +1,71 @@
+"""What a controlled noise estimate is measured by, the same for a VCM and for its rivals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vcm.backbone import Backbone
+from vcm.train.diffusion import stratified_timesteps
+from vcm.train.pairs import Pairs
+
+
+@dataclass(frozen=True, eq=False)
+class Noised:
+    """A batch of latents with noise added.
+
+    - `latent`: z_t, (B, C, x, y, z); `noise`: what was added, of the same shape.
+    - `timesteps`: (B,); `signal`: sqrt(a_t), (B, 1, 1, 1, 1).
+    - `context`: covariates, (B, 1, 4).
+    - `tumor_share`: of each latent cell, (B, 1, x, y, z).
+    """
+
+    latent: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    signal: Tensor
+    context: Tensor
+    tumor_share: Tensor
+
+
+def add_noise(pairs: Pairs, chosen: list[int], backbone: Backbone, random: torch.Generator) -> Noised:
+    """Return the latents of some pairs at timesteps spread evenly over the schedule."""
+    clean, context, tumor_share = pairs.targets(chosen)
+    noise = torch.randn(clean.shape, generator=random).to(clean.device)
+    timesteps = stratified_timesteps(len(clean), len(backbone.alphas_cumprod), random).to(clean.device)
+    return Noised(
+        latent=backbone.add_noise(clean, noise, timesteps),
+        noise=noise,
+        timesteps=timesteps,
+        signal=backbone.alphas_cumprod[timesteps].sqrt().reshape(-1, 1, 1, 1, 1),
+        context=context,
+        tumor_share=tumor_share,
+    )
+
+
+def measure_error(epsilon: Tensor, noised: Noised, tumor_weight: float) -> tuple[Tensor, dict[str, float]]:
+    """Return the weighted squared error of a noise estimate (B, C, x, y, z), and the error inside and outside tumors.
+
+    An error of epsilon over sqrt(a_t) is one of v: without it, what forms the lesion at high noise has no weight.
+
+    Args:
+        tumor_weight: of latent cells inside a tumor, beside 1 elsewhere.
+    """
+    error = ((epsilon - noised.noise) / noised.signal) ** 2
+    weight = 1 + (tumor_weight - 1) * noised.tumor_share
+    loss = (weight * error).sum() / (weight.sum() * error.shape[1])
+    with torch.no_grad():
+        inside = noised.tumor_share.expand_as(error)
+        figures = {"inside": _mean(error, inside), "outside": _mean(error, 1 - inside)}
+    return loss, figures
+
+
+def measure_size(eps_scale: Tensor, eps_shift: Tensor, noised: Noised) -> Tensor:
+    """Return the mean magnitude of scale and shift, which the paper's lambda weighs, as that of a change of v."""
+    return (eps_scale.abs().mean() + eps_shift.abs().mean()) / noised.signal.mean()
+
+
+def _mean(values: Tensor, weights: Tensor) -> float:
+    return ((values * weights).sum() / weights.sum().clamp_min(1e-6)).item()

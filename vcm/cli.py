@@ -508,6 +508,7 @@ def train(
         raise ValueError("Missing option '--out'.")
     from vcm.outputs import make_folder
     from vcm.pipeline import choose_device
+    from vcm.shards import find_shard
     from vcm.train.layouts import DataProblemsError
     from vcm.train.stages import train as train_stage
 
@@ -522,7 +523,7 @@ def train(
             resume=resume,
             from_weights=from_weights,
             decoder_only=decoder_only,
-            device=str(choose_device(device)),
+            device=str(choose_device(find_shard().choose_device(device))),
             conditions=condition,
         )
     except DataProblemsError as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from numpy.lib.format import open_memmap
 
 from vcm import simulate
@@ -64,8 +65,10 @@ def simulated_cohort(
     with_tumor: bool = True,
     workers: int | None = None,
 ) -> Cohort:
-    """The cohort of these seeds: from `cache` where it is whole, else simulated there, going on where a run stopped."""
-    from tqdm import tqdm
+    """The cohort of these seeds: from `cache` where it is whole, else simulated there, going on where a run stopped.
+
+    Of several processes that want it, one makes it, and the others wait.
+    """
 
     recipe = {
         "version": _COHORT_VERSION,
@@ -78,6 +81,20 @@ def simulated_cohort(
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
     folder = Path(cache) / f"cohort-{seeds.start}-{len(seeds)}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):
+        return _read_or_simulate(folder, recipe, seeds, contrasts, with_tumor, workers)
+
+
+def _read_or_simulate(
+    folder: Path,
+    recipe: dict[str, Any],
+    seeds: range,
+    contrasts: tuple[str, ...],
+    with_tumor: bool,
+    workers: int | None,
+) -> Cohort:
+    from tqdm import tqdm
+
     progress = folder / "done.json"
     done = json.loads(progress.read_text())["subjects"] if progress.exists() else 0
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from vcm.autoencoder import Autoencoder
@@ -59,16 +60,17 @@ def cached_round_trips(path: Path, autoencoder: Autoencoder, images: np.ndarray,
     """Read or make what the autoencoder makes of images (N, X, Y, Z) in [0, 1]: float16, memory-mapped."""
     from tqdm import tqdm
 
-    if not path.exists():
-        found = np.empty(images.shape, np.float16)
-        for index, image in enumerate(tqdm(images, unit="volume", desc="round trips")):
-            tensor = torch.from_numpy(np.asarray(image, dtype=np.float32))[None, None].to(device)
-            with autocast(device):
-                mean, _ = autoencoder.encode(tensor.contiguous(memory_format=torch.channels_last_3d))
-                decoded = autoencoder.decode(mean)
-            found[index] = decoded[0, 0].float().clamp(0, 1).cpu().numpy()
-        with write_whole(path) as file:
-            np.save(file, found)
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            found = np.empty(images.shape, np.float16)
+            for index, image in enumerate(tqdm(images, unit="volume", desc="round trips")):
+                tensor = torch.from_numpy(np.asarray(image, dtype=np.float32))[None, None].to(device)
+                with autocast(device):
+                    mean, _ = autoencoder.encode(tensor.contiguous(memory_format=torch.channels_last_3d))
+                    decoded = autoencoder.decode(mean)
+                found[index] = decoded[0, 0].float().clamp(0, 1).cpu().numpy()
+            with write_whole(path) as file:
+                np.save(file, found)
     made: np.ndarray = np.load(path, mmap_mode="r")
     return made
 
@@ -81,10 +83,11 @@ def measure_whitening(means: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cached_tensor(path: Path, make: Callable[[], Tensor]) -> Tensor:
-    """Read a tensor from `path`, or make it and keep it there."""
-    if path.exists():
-        return torch.load(path, weights_only=True)
-    tensor = make()
-    with write_whole(path) as file:
-        torch.save(tensor, file)
-    return tensor
+    """Read a tensor from `path`, or make it and keep it there; of several processes that want it, one makes it."""
+    with FileLock(f"{path}.lock"):
+        if path.exists():
+            return torch.load(path, weights_only=True)
+        tensor = make()
+        with write_whole(path) as file:
+            torch.save(tensor, file)
+        return tensor

@@ -18,12 +18,16 @@ from torch import Tensor, nn
 
 from vcm.dataset import write_json
 from vcm.precision import autocast, use_channels_last
+from vcm.train.team import find_team
 from vcm.whole_files import write_whole
 
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "state.pt"
 BEST_FILE = "best.pt"
+
+_TEAM_STRIDE = 2**40
+"""Between the random numbers of the processes of a launch, far more than any number of steps."""
 
 Network = TypeVar("Network", bound=nn.Module)
 LossFunction = Callable[[Network, int, torch.Generator], tuple[Tensor, dict[str, float]]]
@@ -68,7 +72,8 @@ def run_loop(
 
     The state (weights, averages, optimizer, step) goes to `out/state.pt`, atomically, every `save_every` steps; the log
     to `out/log.jsonl`. With `resume` a state found there is continued, and the random numbers of a step depend only on
-    the seed and the step, so a resumed run sees the same batches as one that was never killed.
+    the seed and the step, so a resumed run sees the same batches as one that was never killed. The processes of one
+    launch train together, see `vcm.train.team`.
 
     Args:
         board: also write the log for TensorBoard, where that is installed.
@@ -80,6 +85,7 @@ def run_loop(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     state_path = folder / STATE_FILE
+    team = find_team(str(device))
     network = network.to(device).train()
     use_channels_last(network)
     averaged = copy.deepcopy(network).requires_grad_(False)
@@ -97,8 +103,10 @@ def run_loop(
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
         logger.info("resuming at step %d of %d", first, config.steps)
-    write_json(folder / "loop.json", asdict(config))
-    log = _Log(folder, board)
+    team.wait()  # all have looked for a state before there is one
+    log = _Log(folder, board) if team.is_first else None
+    if team.is_first:
+        write_json(folder / "loop.json", asdict(config))
     best = _read_best(folder, first) if config.patience else None
 
     started = time.monotonic()
@@ -110,13 +118,14 @@ def run_loop(
             break
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * _schedule(step, config)
-        random = torch.Generator().manual_seed(config.seed * 10_000_019 + step)
+        random = torch.Generator().manual_seed(config.seed * 10_000_019 + step + team.index * _TEAM_STRIDE)
         with autocast(device):
             loss, figures = loss_function(network, step, random)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} at step {step}; the last saved state is unharmed")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        team.average_gradients(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
         if not torch.isfinite(norm):
             raise FloatingPointError(f"the gradient is {norm.item()} at step {step}; the last saved state is unharmed")
@@ -127,22 +136,28 @@ def run_loop(
         figures_sum = {name: figures_sum.get(name, 0.0) + value for name, value in figures.items()}
         figures_count += 1
         done = step + 1
-        if done % config.log_every == 0 or done == config.steps:
+        if log is not None and (done % config.log_every == 0 or done == config.steps):
             means = {name: value / figures_count for name, value in figures_sum.items()}
             seconds = (time.monotonic() - started) / (done - first)
             log.write({"step": done, **means, "seconds_a_step": seconds})
             figures_sum, figures_count = {}, 0
-        if done % config.save_every == 0 or done == config.steps:
+        if team.is_first and (done % config.save_every == 0 or done == config.steps):
             _save_state(state_path, network, averaged, optimizer, done)
         if validate is not None and (done % config.validate_every == 0 or done == config.steps):
-            with torch.no_grad(), autocast(device):
-                found = validate(averaged.eval(), done)
-            log.write({"step": done, "validation": found})
+            found: dict[str, float] = {}
+            if log is not None:
+                with torch.no_grad(), autocast(device):
+                    found = validate(averaged.eval(), done)
+                log.write({"step": done, "validation": found})
+            found = team.share(found)  # else two that differ in the last bit might end at different steps
             if config.patience and (best is None or found["loss"] < best["loss"]):
                 best = {"step": done, "loss": found["loss"], "averaged": averaged.state_dict()}
-                with write_whole(folder / BEST_FILE) as file:
-                    torch.save(best, file)
-    log.close()
+                if team.is_first:
+                    with write_whole(folder / BEST_FILE) as file:
+                        torch.save(best, file)
+    if log is not None:
+        log.close()
+    team.wait()
     if best is not None:
         averaged.load_state_dict(torch.load(folder / BEST_FILE, map_location=device, weights_only=True)["averaged"])
     return averaged.eval()

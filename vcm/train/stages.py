@@ -44,6 +44,7 @@ from vcm.train.more_conditions import carry_over
 from vcm.train.own_data import OwnCohort, load_own_cohort
 from vcm.train.record import begin_run, record_run
 from vcm.train.segmenter import SegmenterRecipe, train_segmenter
+from vcm.train.team import Team, find_team
 from vcm.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -120,13 +121,18 @@ def train(
     keep_freed_memory()
     folder = Path(out)
     runs = folder / "runs"
-    own = None if data is None else _load_own(data, folder, model, conditions, runs / COHORT_FOLDER)
+    team = find_team(device)
+    with team.one_first():
+        own = None if data is None else _load_own(data, folder, model, conditions, runs / COHORT_FOLDER)
     runs.mkdir(parents=True, exist_ok=True)
     if stage == "vcm":
         stages[stage] = partial(_adapter, conditions if own is None else own.conditions, own)
-        if from_weights and not (folder / CONFIG_FILE).is_file():
+        needs_copy = from_weights and not (folder / CONFIG_FILE).is_file()
+        team.wait()  # here and below: all have read what a folder holds before the first changes it
+        if needs_copy and team.is_first:
             _copy_backbone(find_model(model), folder, with_vcm=True)
-    initial = _begin(folder, stage, resume, from_weights)
+        team.wait()
+    initial = _begin(folder, stage, resume, from_weights, team)
     recipe = stages[stage](
         folder,
         model,
@@ -138,12 +144,16 @@ def train(
         device=device,
         initial=initial,
     )
-    only = {"decoder_only": True} if decoder_only else {}
+    only: dict[str, Any] = {"decoder_only": True} if decoder_only else {}
     if own is not None:
         only["own_data"] = True
-    steps = count_steps(runs / stage, recipe.loop)
-    record_run(folder, stage, runs / stage, steps=steps, subjects=recipe.subjects, **only)
-    write_sums(folder)
+    if team.count > 1:
+        only["processes"] = team.count
+    if team.is_first:
+        steps = count_steps(runs / stage, recipe.loop)
+        record_run(folder, stage, runs / stage, steps=steps, subjects=recipe.subjects, **only)
+        write_sums(folder)
+    team.wait()
     return folder
 
 
@@ -152,8 +162,9 @@ def _autoencoder(
 ) -> AutoencoderRecipe:
     recipe = _adjust(AutoencoderRecipe(), samples, steps)
     autoencoder = train_autoencoder(recipe=recipe, decoder_only=decoder_only, **run)
-    write_bytes(folder / CONFIG_FILE, build_mini_config().to_json().encode())
-    save_weights(folder / AUTOENCODER_FILE, autoencoder.state_dict())
+    if find_team(run["device"]).is_first:
+        write_bytes(folder / CONFIG_FILE, build_mini_config().to_json().encode())
+        save_weights(folder / AUTOENCODER_FILE, autoencoder.state_dict())
     return recipe
 
 
@@ -164,9 +175,10 @@ def _diffusion(folder: Path, model: str | Path, samples: int | None, steps: int 
     config = build_mini_config()
     autoencoder = _read_autoencoder(folder)
     backbone = train_diffusion(config=config, autoencoder=autoencoder, recipe=recipe, **run)
-    region = find_brain_region(run["cache"], recipe)
-    Volume(region.astype(np.uint8), config.grid.affine).save(folder / BRAIN_FILE)
-    save_model(folder, config, backbone)
+    if find_team(run["device"]).is_first:
+        region = find_brain_region(run["cache"], recipe)
+        Volume(region.astype(np.uint8), config.grid.affine).save(folder / BRAIN_FILE)
+        save_model(folder, config, backbone)
     return recipe
 
 
@@ -201,25 +213,30 @@ def _adapter(
     chosen = choose_adapter(config, conditions)
     if chosen != config.adapter and (run["out"] / STATE_FILE).is_file():
         raise ValueError("The run in this folder follows other conditions: choose another folder.")
-    if not own:
+    if chosen != config.adapter and run["initial"] is not None:
+        run["initial"] = carry_over(run["initial"], config.adapter, chosen).state_dict()
+    team = find_team(run["device"])
+    team.wait()
+    if not own and team.is_first:
         _copy_backbone(source, folder)
-    if chosen != config.adapter:
-        if run["initial"] is not None:
-            run["initial"] = carry_over(run["initial"], config.adapter, chosen).state_dict()
+    if chosen != config.adapter and team.is_first:
         name = "-".join([config.name, *chosen.condition_channels])
         config = replace(config, name=name, adapter=chosen)
         write_bytes(folder / CONFIG_FILE, config.to_json().encode())
         write_sums(folder)
     run |= {"placement": placement, "own": own_cohort}
     adapter = train_adapter(backbone=backbone, config=chosen, recipe=recipe, **run)
-    save_weights(folder / VCM_FILE, adapter.state_dict())
+    if team.is_first:
+        save_weights(folder / VCM_FILE, adapter.state_dict())
     return recipe
 
 
 def _segmenter(folder: Path, model: str | Path, samples: int | None, steps: int | None, **run: Any) -> SegmenterRecipe:
     recipe = _adjust(SegmenterRecipe(), samples, steps)
     autoencoder = _read_autoencoder(folder) if (folder / AUTOENCODER_FILE).is_file() else None
-    train_segmenter(recipe=recipe, autoencoder=autoencoder, **run).save(folder)
+    segmenter = train_segmenter(recipe=recipe, autoencoder=autoencoder, **run)
+    if find_team(run["device"]).is_first:
+        segmenter.save(folder)
     return recipe
 
 
@@ -229,18 +246,21 @@ def _read_autoencoder(folder: Path) -> Autoencoder:
     return autoencoder.eval()
 
 
-def _begin(folder: Path, stage: str, resume: bool, from_weights: bool) -> dict[str, Tensor] | None:
+def _begin(folder: Path, stage: str, resume: bool, from_weights: bool, team: Team) -> dict[str, Tensor] | None:
     """Return the weights that this run starts from; None where it goes on with an earlier run, or starts afresh."""
     run_folder = folder / "runs" / stage
     state = run_folder / STATE_FILE
-    if state.is_file() and (resume or not from_weights):
+    has_state = state.is_file()
+    team.wait()
+    if has_state and (resume or not from_weights):
         return None  # the loop goes on with it, or refuses to overwrite it
     if from_weights and not (folder / _WEIGHTS[stage]).is_file():
         raise ValueError(f"The folder has no weights of the {stage} to start from.")
-    begin_run(folder, stage, run_folder, from_weights=from_weights)
+    if team.is_first:
+        begin_run(folder, stage, run_folder, from_weights=from_weights)
     if not from_weights:
         return None
-    if state.is_file():
+    if has_state and team.is_first:
         state.replace(state.with_name(f"previous-{STATE_FILE}"))
     weights = read_weights(folder / _WEIGHTS[stage])
     return {name: tensor for name, tensor in weights.items() if name not in WHITENING}

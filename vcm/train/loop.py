@@ -26,8 +26,9 @@ logger = logging.getLogger(__name__)
 STATE_FILE = "state.pt"
 BEST_FILE = "best.pt"
 
-_TEAM_STRIDE = 2**40
-"""Between the random numbers of the processes of a launch, far more than any number of steps."""
+_TEAM_STRIDE = 8_388_617
+"""Between the seeds of the processes of a launch: more than any number of steps, and no multiple of 2**32, of which a
+generator on the CPU keeps only the rest."""
 
 Network = TypeVar("Network", bound=nn.Module)
 LossFunction = Callable[[Network, int, torch.Generator], tuple[Tensor, dict[str, float]]]

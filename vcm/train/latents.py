@@ -55,26 +55,6 @@ def cached_pair(prefix: Path, autoencoder: Autoencoder, images: np.ndarray, devi
     )
 
 
-@torch.no_grad()
-def cached_round_trips(path: Path, autoencoder: Autoencoder, images: np.ndarray, device: str) -> np.ndarray:
-    """Read or make what the autoencoder makes of images (N, X, Y, Z) in [0, 1]: float16, memory-mapped."""
-    from tqdm import tqdm
-
-    with FileLock(f"{path}.lock"):
-        if not path.exists():
-            found = np.empty(images.shape, np.float16)
-            for index, image in enumerate(tqdm(images, unit="volume", desc="round trips")):
-                tensor = torch.from_numpy(np.asarray(image, dtype=np.float32))[None, None].to(device)
-                with autocast(device):
-                    mean, _ = autoencoder.encode(tensor.contiguous(memory_format=torch.channels_last_3d))
-                    decoded = autoencoder.decode(mean)
-                found[index] = decoded[0, 0].float().clamp(0, 1).cpu().numpy()
-            with write_whole(path) as file:
-                np.save(file, found)
-    made: np.ndarray = np.load(path, mmap_mode="r")
-    return made
-
-
 def measure_whitening(means: Tensor) -> tuple[Tensor, Tensor]:
     """Return the voxelwise mean and floored deviation, each (C, x, y, z), of latents (N, C, x, y, z)."""
     mean, deviation = means.mean(0), means.std(0)

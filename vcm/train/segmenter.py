@@ -14,12 +14,10 @@ from torch.nn import functional
 
 from vcm import simulate
 from vcm.adherence import dice
-from vcm.autoencoder import Autoencoder
 from vcm.dataset import Cohort, simulated_cohort
 from vcm.segmenter import NUM_ANATOMY_CLASSES, NUM_TUMOR_CLASSES, Segmenter, SegmenterConfig
 from vcm.train.degrade import draw_uniform
 from vcm.train.halves import draw_half, tumor_sampling_weights
-from vcm.train.latents import cached_round_trips
 from vcm.train.loop import LoopConfig, run_loop
 
 TUMOR_WEIGHT = 12.0
@@ -46,10 +44,6 @@ class SegmenterRecipe:
     whole; but on halves alone, one voxel in a hundred of which is tumor, core and edema are not found for thousands of
     steps. So most of the early steps look at the surroundings of a lesion, and the last `halves_share` of them all at
     halves.
-
-    What it will judge has come out of an autoencoder. Where there is one, `round_trip_share` of what it learns from has
-    gone through it as well, so that it does not take a lesion's softened texture for none; no generated volume is ever
-    learned from.
     """
 
     subjects: int = 320
@@ -58,7 +52,6 @@ class SegmenterRecipe:
     crop_share: float = 0.75  # of the early steps
     halves_share: float = 0.45
     crop: tuple[int, int, int] = (40, 56, 40)  # voxels
-    round_trip_share: float = 0.5
 
 
 def train_segmenter(
@@ -69,7 +62,6 @@ def train_segmenter(
     device: str = "cpu",
     cache: str | Path | None = None,
     initial: Mapping[str, Tensor] | None = None,
-    autoencoder: Autoencoder | None = None,
 ) -> Segmenter:
     """Train on simulated contrast-enhanced T1 volumes, a half or the surroundings of a lesion a step.
 
@@ -79,23 +71,11 @@ def train_segmenter(
         out: folder for state and log.
         cache: folder for the simulated cohort, `out` by default.
         initial: weights to start from, instead of random ones.
-        autoencoder: what a share of the images goes through first.
     """
     recipe = recipe or SegmenterRecipe()
-    Path(out).mkdir(parents=True, exist_ok=True)
     cohort = simulated_cohort(cache or out, range(FIRST_SEED, FIRST_SEED + recipe.subjects))
     first = simulate.VALIDATION_SEEDS.start
     held_out = simulated_cohort(cache or out, range(first, first + 8))
-    sources, held_out_sources = [cohort.images["t1"]], {"": held_out.images["t1"]}
-    if autoencoder is not None:
-        made = [
-            cached_round_trips(
-                Path(out) / f"round-trips-{name}-{len(some)}.npy", autoencoder, some.images["t1"], device
-            )
-            for name, some in (("training", cohort), ("held-out", held_out))
-        ]
-        sources.append(made[0])
-        held_out_sources["_round_trip"] = made[1]
     sampling_weights = tumor_sampling_weights(cohort)
     torch.manual_seed(recipe.loop.seed)
     segmenter = Segmenter(recipe.config)
@@ -104,9 +84,7 @@ def train_segmenter(
 
     def loss_function(network: Segmenter, step: int, random: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         early = step < recipe.loop.steps * (1 - recipe.halves_share)
-        through = len(sources) > 1 and bool(torch.rand(1, generator=random) < recipe.round_trip_share)
-        drawn = _draw(cohort, sources[through], sampling_weights, recipe, random, early)
-        image, tumor, anatomy = (x.to(device) for x in drawn)
+        image, tumor, anatomy = (x.to(device) for x in _draw(cohort, sampling_weights, recipe, random, early))
         tumor_logits, anatomy_logits = network(image.contiguous(memory_format=torch.channels_last_3d))
         # Anatomy under a tumor is unknown: those voxels do not count.
         known = (tumor == 0).float()
@@ -117,27 +95,21 @@ def train_segmenter(
         return tumor_loss + anatomy_loss, {"tumor": tumor_loss.item(), "anatomy": anatomy_loss.item()}
 
     def validate(network: Segmenter, step: int) -> dict[str, float]:
-        scores: dict[str, list[float]] = {}
-        for suffix, images in held_out_sources.items():
-            for index, image in enumerate(images):
-                found, anatomy = network.segment(image)
-                truth = held_out.tumor[index] > 0
-                if truth.any():
-                    scores.setdefault(f"tumor_dice{suffix}", []).append(dice(truth, found > 0) or 0.0)
-                ventricles = dice(held_out.anatomy[index] == simulate.VENTRICLES, anatomy == simulate.VENTRICLES)
-                scores.setdefault(f"ventricle_dice{suffix}", []).append(ventricles or 0.0)
+        scores: dict[str, list[float]] = {"tumor_dice": [], "ventricle_dice": []}
+        for index in range(len(held_out)):
+            found, anatomy = network.segment(held_out.images["t1"][index])
+            truth = held_out.tumor[index] > 0
+            if truth.any():
+                scores["tumor_dice"].append(dice(truth, found > 0) or 0.0)
+            ventricles = held_out.anatomy[index] == simulate.VENTRICLES
+            scores["ventricle_dice"].append(dice(ventricles, anatomy == simulate.VENTRICLES) or 0.0)
         return {name: float(np.mean(values)) for name, values in scores.items()}
 
     return run_loop(segmenter, loss_function, recipe.loop, out, resume=resume, device=device, validate=validate)
 
 
 def _draw(
-    cohort: Cohort,
-    images: np.ndarray,
-    sampling_weights: Tensor,
-    recipe: SegmenterRecipe,
-    random: torch.Generator,
-    early: bool,
+    cohort: Cohort, sampling_weights: Tensor, recipe: SegmenterRecipe, random: torch.Generator, early: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return a part of a head, distorted, (1, 1, x, y, z), and its labels (1, x, y, z)."""
     subject, side = draw_half(cohort, sampling_weights, random)
@@ -145,7 +117,7 @@ def _draw(
     is_crop = bool(torch.rand(1, generator=random) < recipe.crop_share)
     if early and is_crop and cohort.tumor[subject][side].any():
         window = _surroundings(np.asarray(cohort.tumor[subject]), side, recipe.crop, random)
-    image = torch.from_numpy(images[subject][window].astype(np.float32))
+    image = torch.from_numpy(cohort.images["t1"][subject][window].astype(np.float32))
     tumor = torch.from_numpy(cohort.tumor[subject][window].astype(np.int64))
     anatomy = torch.from_numpy(cohort.anatomy[subject][window].astype(np.int64))
     if torch.rand(1, generator=random) < 0.5:

@@ -75,11 +75,10 @@ def train(
 ) -> Path:
     """Train one stage and export it into the model folder `out`, which is returned.
 
-    The stages, in order: "autoencoder" and "segmenter" need nothing, but where `out` holds an autoencoder, the
-    segmenter also learns from what that makes of images; "diffusion" needs the autoencoder in `out`; "vcm" needs a
-    whole backbone, in `out` or else that of `model`, which is copied beside the new VCM. A stage keeps its state and
-    its log in `out/runs/<stage>`, and the simulated cohorts in `out/runs/cohort`. What each part learned from, and
-    for how long, is written to `out/training.json`, run by run.
+    The stages, in order: "autoencoder" and "segmenter" need nothing; "diffusion" needs the autoencoder in `out`;
+    "vcm" needs a whole backbone, in `out` or else that of `model`, which is copied beside the new VCM. A stage keeps
+    its state and its log in `out/runs/<stage>`, and the simulated cohorts in `out/runs/cohort`. What each part
+    learned from, and for how long, is written to `out/training.json`, run by run.
 
     Args:
         samples: how many simulated subjects to learn from, if not as many as the shipped recipe.
@@ -173,7 +172,8 @@ def _diffusion(folder: Path, model: str | Path, samples: int | None, steps: int 
     if not (folder / AUTOENCODER_FILE).is_file():
         raise ValueError("The folder has no autoencoder yet: train that first.")
     config = build_mini_config()
-    autoencoder = _read_autoencoder(folder)
+    autoencoder = Autoencoder(**config.backbone.autoencoder)
+    fill(autoencoder, read_weights(folder / AUTOENCODER_FILE), AUTOENCODER_FILE)
     backbone = train_diffusion(config=config, autoencoder=autoencoder, recipe=recipe, **run)
     if find_team(run["device"]).is_first:
         region = find_brain_region(run["cache"], recipe)
@@ -233,17 +233,10 @@ def _adapter(
 
 def _segmenter(folder: Path, model: str | Path, samples: int | None, steps: int | None, **run: Any) -> SegmenterRecipe:
     recipe = _adjust(SegmenterRecipe(), samples, steps)
-    autoencoder = _read_autoencoder(folder) if (folder / AUTOENCODER_FILE).is_file() else None
-    segmenter = train_segmenter(recipe=recipe, autoencoder=autoencoder, **run)
+    segmenter = train_segmenter(recipe=recipe, **run)
     if find_team(run["device"]).is_first:
         segmenter.save(folder)
     return recipe
-
-
-def _read_autoencoder(folder: Path) -> Autoencoder:
-    autoencoder = Autoencoder(**build_mini_config().backbone.autoencoder)
-    fill(autoencoder, read_weights(folder / AUTOENCODER_FILE), AUTOENCODER_FILE)
-    return autoencoder.eval()
 
 
 def _begin(folder: Path, stage: str, resume: bool, from_weights: bool, team: Team) -> dict[str, Tensor] | None:

@@ -429,6 +429,60 @@ def _tell_adherence(result: GenerationResult) -> list[str]:
 
 
 @app.command()
+def case(
+    mask: Annotated[Path, typer.Argument(metavar="MASK", help="Tumor labels 1 to 3, as NIfTI.")],
+    out: OutOption,
+    scan: Annotated[
+        Path | None,
+        typer.Option(
+            "--scan", metavar="FILE", help="The mask's T1: both are moved to template space where they lie elsewhere."
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, max=64, help="How many brains to generate.")] = 4,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The first brain's.")] = 0,
+    steps: Annotated[int, typer.Option("--steps", min=1, max=1000)] = 20,
+    model: ModelOption = "mini",
+    vcm_weights: VcmWeightsOption = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    yes: YesOption = False,
+) -> None:
+    """Report how well the model follows a mask of your own: a page with pictures and figures, and case.json."""
+    from tqdm import tqdm
+
+    from vcm.calibration import load_calibration
+    from vcm.case_report import follow_case, place_with_scan, write_case
+    from vcm.outputs import make_folder
+    from vcm.pipeline import Pipeline
+    from vcm.pretrained import find_model, find_vcm_weights
+    from vcm.request import GenerationRequest
+    from vcm.volume import Volume
+
+    labels, placed_mm = Volume.load(mask, labels=True), None
+    if scan is not None:
+        _require_training_extra()
+        labels, placed_mm = place_with_scan(labels, Volume.load(scan))
+    request = GenerationRequest({"tumor": labels}, seed=seed, num_inference_steps=steps)
+    find_vcm_weights(model, vcm_weights)  # what is missing is told before what a run would take
+    _confirm_cost(model, device, request, yes)
+    pipeline = Pipeline.from_pretrained(model, device=device, precision=precision, vcm_weights=vcm_weights)
+    calibration = load_calibration(find_model(model), pipeline.environment.weights)
+    folder = make_folder(out)
+    with tqdm(total=seeds * steps, unit="step") as progress:
+        found = follow_case(
+            pipeline,
+            labels,
+            seeds=seeds,
+            first_seed=seed,
+            placed_mm=placed_mm,
+            tell=lambda done, total: progress.update(done - progress.n),
+            num_inference_steps=steps,
+        )
+    for path in write_case(found, folder, calibration):
+        typer.echo(f"Wrote {path.name}.")
+
+
+@app.command()
 def simulate(
     out: OutOption,
     subjects: Annotated[int, typer.Option("--subjects", min=1, help="How many.")] = 12,

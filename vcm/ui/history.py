@@ -23,8 +23,10 @@ from vcm.ui.views import ResultView, Shown, view_difference
 from vcm.ui.volume_files import VolumeFileError, read_volume_file
 
 if TYPE_CHECKING:
-    from vcm.ui.actions import Actions, Updates
+    from vcm.ui.actions import Actions
     from vcm.ui.layout import Page
+
+Updates = dict[Component, Any]  # known at run time, too: by their annotations Gradio finds what to pass to handlers
 
 _HERE = Path(__file__).parent
 _A, _B = "A", "B"

@@ -21,8 +21,10 @@ from vcm.ui.session_files import session_folder
 from vcm.ui.slice_canvas import SliceCanvasData
 
 if TYPE_CHECKING:
-    from vcm.ui.actions import Actions, Updates
+    from vcm.ui.actions import Actions
     from vcm.ui.layout import Page
+
+Updates = dict[Component, Any]  # known at run time, too: by their annotations Gradio finds what to pass to handlers
 
 _HERE = Path(__file__).parent
 _FOLDER = "share"

@@ -50,9 +50,8 @@ def test_the_view_is_saved_as_a_picture(scene_page: Page, tmp_path: Path) -> Non
 
 
 def test_the_view_is_saved_as_a_page_that_needs_no_network(scene_page: Page, page_at: PageAt, tmp_path: Path) -> None:
-    scene_page.evaluate(
-        "Plotly.relayout(document.querySelector('#scene [data-part=plot]'), 'scene.camera.eye', { x: 0.2, y: -1.7, z: 0.9 })"
-    )
+    turn = "eye => Plotly.relayout(document.querySelector('#scene [data-part=plot]'), 'scene.camera.eye', eye)"
+    scene_page.evaluate(turn, {"x": 0.2, "y": -1.7, "z": 0.9})
     path = save(scene_page, "HTML file", tmp_path)
     assert path.suffix == ".html"
     asked: list[str] = []

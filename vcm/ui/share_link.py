@@ -133,8 +133,10 @@ def _say(packed: PackedRecipe) -> str:
 
 
 def _name(names: Sequence[str]) -> str:
-    return " and ".join(f"the {MODALITIES[name].title} {_kind(name)}" for name in names)
+    return " and ".join(f"the {_title(name)}" for name in names)
 
 
-def _kind(name: str) -> str:
-    return "map" if MODALITIES[name].kind == "labels" else "scan"
+def _title(name: str) -> str:
+    """Return a modality's title as a thing that can be dropped: "Tumor map", "T2 scan", "Thick slices"."""
+    title, thing = MODALITIES[name].title, "map" if MODALITIES[name].kind == "labels" else "scan"
+    return title if title.endswith((thing, "slices")) else f"{title} {thing}"

@@ -1,4 +1,4 @@
-"""A link to what the page is set to: all of it in the fragment, which browsers never send to a server."""
+"""A link to what the page is set to: all of it in the fragment, which no browser puts into a request."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def test_a_history_holds_as_many_runs_as_there_are_files(show):
 def test_a_run_is_listed_with_its_settings_and_a_small_picture(show):
     (listed,) = list_runs(remember((), show(7, width=4)))
     assert listed["number"] == 1
-    assert "Seed 7 \u00b7 guidance 1 \u00b7 1 steps \u00b7 tumor" in listed["text"]
+    assert "Seed 7 \u00b7 guidance 1 \u00b7 1 step \u00b7 tumor" in listed["text"]
     assert listed["picture"].startswith("data:image/webp;base64,")
     assert len(str(listed)) < 10_000
 

@@ -13,7 +13,7 @@ import gradio as gr
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.append(str(Path(__file__).parent.parent))
 from at_the_page import launch, open_page, set_seed, set_steps, status
 from conftest import CHROMIUM_FLAGS
 from get_chromium import HOW_TO, find_chromium

@@ -16,6 +16,10 @@ function make(tag, attributes = {}, ...children) {
   return node;
 }
 
+// Lines break between the facts, never inside one.
+const breakable = (text) =>
+  text.split(" \u00b7 ").flatMap((fact, index) => [...(index ? [" \u00b7 "] : []), make("i", {}, fact)]);
+
 function makeRun({ number, time, text, picture, key }) {
   const clock = new Date(time).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
   const title = make("b", {}, `Run ${number}`, make("time", { datetime: time }, clock));
@@ -23,7 +27,7 @@ function makeRun({ number, time, text, picture, key }) {
     "button",
     { type: "button", class: "history-run", "data-run": number, "data-key": key },
     make("img", { src: picture, alt: "", width: 36, height: 48 }),
-    make("span", {}, title, make("small", {}, text)),
+    make("span", {}, title, make("small", {}, ...breakable(text))),
   );
   const choices = ["a", "b"].map((side) =>
     make(

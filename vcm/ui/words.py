@@ -147,7 +147,8 @@ def nothing_finished() -> str:
 
 def run_facts(facts: RunFacts) -> str:
     """Return a finished run in one line of plain text."""
-    parts = [f"Seed {facts.seed}", f"guidance {facts.guidance_scale:g}", f"{facts.num_inference_steps} steps"]
+    steps = facts.num_inference_steps
+    parts = [f"Seed {facts.seed}", f"guidance {facts.guidance_scale:g}", f"{steps} step{'s' if steps != 1 else ''}"]
     parts.append(", ".join(facts.conditions).lower() or "no condition")
     parts += [] if facts.dice is None else [f"overlap {facts.dice:.2f}"]
     return " \u00b7 ".join(parts)

@@ -10,7 +10,7 @@ import pytest
 from vcm.checkpoint import LoadedModel
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
-from vcm.ui.session_files import remove_old_sessions, remove_session, session_folder, write_downloads
+from vcm.ui.session_files import KEPT_RUNS, remove_old_sessions, remove_session, session_folder, write_downloads
 
 
 @pytest.fixture(autouse=True)
@@ -48,11 +48,11 @@ def test_leaving_removes_the_files_of_that_visitor_only(cache):
 
 def test_the_files_of_the_newest_runs_stay_and_older_ones_go(cache, tiny_model: LoadedModel):
     pipeline, folder = Pipeline(tiny_model), cache / "session"
-    for seed in range(5):
+    for seed in range(KEPT_RUNS + 2):
         files = write_downloads(pipeline(GenerationRequest(num_inference_steps=1, seed=seed)), folder)
         assert set(files) == {"controlled.nii.gz", "uncontrolled.nii.gz", "recipe.json"}
         assert all(path.exists() for path in files.values())
-    assert len(list((folder / "runs").iterdir())) == 3
+    assert len(list((folder / "runs").iterdir())) == KEPT_RUNS
 
 
 def test_files_of_those_who_never_said_goodbye_go_by_age_and_others_stay(cache):

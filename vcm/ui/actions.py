@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vcm.conditions import EDEMA, MODALITIES
 from vcm.lesion import build_lesion
-from vcm.recipe import load_recipe
+from vcm.recipe import build_recipe, load_recipe
 from vcm.request import GenerationRequest
 from vcm.ui import words
 from vcm.ui.content import ROUNDED_NOTE, Content, show_example, show_recipe
@@ -25,11 +25,12 @@ from vcm.ui.controls import draw_seed
 from vcm.ui.examples import Example
 from vcm.ui.failures import FORESEEN, explain
 from vcm.ui.label_maps import UploadedMaps, pack_labels, unpack_labels
-from vcm.ui.layout import Page
+from vcm.ui.layout import Page, half_heading
 from vcm.ui.lesion_builder import LesionBuilder
 from vcm.ui.live import LIVE_STEPS, Strokes
 from vcm.ui.pace import Workload
 from vcm.ui.palette import Palette
+from vcm.ui.run_facts import describe_run
 from vcm.ui.session_files import session_folder
 from vcm.ui.slice_canvas import SliceCanvasData, read_mask
 from vcm.ui.studio import Finished, Studio
@@ -98,7 +99,7 @@ class Actions:
         page = self._page
         updates: Updates = {page.generate: gr.update(visible=True), page.cancel: gr.update(visible=False)}
         if adherence == words.not_measured_yet():
-            updates |= self._show_again(shown) if shown else {page.adherence: words.nothing_finished()}
+            updates |= self.show_again(shown) if shown else {page.adherence: words.nothing_finished()}
         return updates
 
     def cancelled(self, adherence: str, shown: Shown | None) -> Updates:
@@ -174,6 +175,19 @@ class Actions:
         conditions = self._read_conditions(drawing, uploaded, labels) | scans
         return GenerationRequest(conditions, fill=fill, **settings)
 
+    def describe(
+        self, folder: Path, drawing: SliceCanvasData | None, uploaded: UploadedMaps | None, *values: Any
+    ) -> dict[str, Any]:
+        """Return the recipe of what the page is set to, with the seed that it shows; takes what `read_request` takes.
+
+        Raises:
+            VolumeError, ValueError: a condition or a setting is missing or wrong.
+        """
+        is_locked = len(self._page.uses)  # its place among the values
+        run = self.read_request(folder, drawing, uploaded, *values[:is_locked], True, *values[is_locked + 1 :])
+        pipeline = self._studio.pipeline
+        return build_recipe(run, pipeline.prepare(run), pipeline.environment)
+
     def inputs(self) -> list[Any]:
         """The components whose values `generate` takes, in its order."""
         page = self._page
@@ -210,12 +224,20 @@ class Actions:
         if path is None:
             return {}
         try:
-            content = show_recipe(load_recipe(path), self._studio.pipeline, self._palette, session_folder(request))
+            return self.restore(load_recipe(path), request) | {page.recipe: None}
         except FORESEEN as error:
             return {page.recipe: None, page.status: words.status(explain(error), kind="error")}
         finally:
             Path(path).unlink(missing_ok=True)
-        return self._put(content) | {page.recipe: None}
+
+    def restore(self, recipe: Mapping[str, Any], request: gr.Request) -> Updates:
+        """Put what a recipe holds on the page, and keep its seed.
+
+        Raises:
+            VolumeError, ValueError: the recipe is damaged, or its conditions are not for this model.
+        """
+        content = show_recipe(recipe, self._studio.pipeline, self._palette, session_folder(request))
+        return self._put(content) | {self._page.controls.lock: True}
 
     def uploader(self, modality: str) -> Callable[..., Any]:
         """Return the handler of one modality's drop zone: path, drawing and uploaded maps in, updates out."""
@@ -339,7 +361,11 @@ class Actions:
                 if isinstance(event, Finished):
                     view = view_result(event.result, self._palette, folder)
                     yield self._show_finished(event, view, drawing, folder, time.monotonic() - started)
-                    yield self._offer(Shown(view, view_files(event.result, self._palette, folder)))
+                    files, facts = (
+                        view_files(event.result, self._palette, folder),
+                        describe_run(event.result, self._palette),
+                    )
+                    yield self._offer(Shown(view, files, facts=facts))
                 else:
                     yield self._show_progress(event, run, folder)
 
@@ -382,10 +408,11 @@ class Actions:
             is_free = is_wanted or name == self._palette.modality or name in page.scans.uses
             updates[use] = gr.update(value=is_wanted, interactive=is_free)
         if content.result is not None and content.files is not None:
-            updates |= self._show_again(Shown(content.result, content.files, ROUNDED_NOTE))
+            updates |= self.show_again(Shown(content.result, content.files, ROUNDED_NOTE))
         return updates
 
-    def _show_again(self, shown: Shown) -> Updates:
+    def show_again(self, shown: Shown) -> Updates:
+        """Put a finished run on the page again: its volumes, its 3-D view, its adherence and its files."""
         return self._show(shown.result) | self._offer(shown)
 
     def _show(self, view: ResultView) -> Updates:
@@ -396,6 +423,7 @@ class Actions:
             controlled: view.controlled,
             uncontrolled: view.uncontrolled,
             page.adherence: view.adherence,
+            **{heading: half_heading(title) for heading, title in zip(page.pair_headings, view.titles, strict=True)},
         }
 
     def _offer(self, shown: Shown) -> Updates:
@@ -409,4 +437,5 @@ class Actions:
             page.download_note: words.note(shown.note),
             page.scene: shown.files.scene,
             page.shown: shown,
+            page.history.list: gr.update(current=shown.facts.key if shown.facts else ""),
         }

@@ -20,6 +20,7 @@ from vcm.ui.api import build_api
 from vcm.ui.content import show_example, show_nothing
 from vcm.ui.examples import load_examples
 from vcm.ui.guard import build_guard, follow_no_links
+from vcm.ui.history import wire_history
 from vcm.ui.layout import Page, build_layout
 from vcm.ui.lesson_section import LESSONS_STYLE, load_teaching, wire_lessons
 from vcm.ui.live import REST_JS, STOP_JS, STROKE_JS, TURN_JS
@@ -27,6 +28,7 @@ from vcm.ui.models import render_models
 from vcm.ui.palette import build_palette, label_modalities
 from vcm.ui.scan_uploads import image_modalities
 from vcm.ui.session_files import KEEP_SECONDS, remove_old_sessions, remove_session
+from vcm.ui.share_link import wire_share_link
 from vcm.ui.studio import Studio
 from vcm.ui.theme import STYLE_SHEET, build_theme
 
@@ -178,7 +180,10 @@ def _wire(page: Page, actions: Actions) -> None:
             js=page.editor.flush_js(0),
             **quiet,
         )
-    page.recipe.upload(actions.take_recipe, page.recipe, [*_outputs(page), page.recipe], **checked)
+    restored = [*_outputs(page), page.controls.lock]
+    page.recipe.upload(actions.take_recipe, page.recipe, [*restored, page.recipe], **checked)
+    wire_share_link(page, actions, restored, **checked)
+    wire_history(page, actions, running, _outputs(page))
     for modality, upload in page.uploads.items():
         upload.upload(
             actions.uploader(modality),
@@ -243,10 +248,12 @@ def _outputs(page: Page) -> list[Component]:
         *page.controls.inputs,
         page.viewer,
         *page.pair,
+        *page.pair_headings,
         page.scene,
         page.adherence,
         *page.downloads.values(),
         page.download_note,
         page.shown,
+        page.history.list,
         page.status,
     ]

@@ -114,5 +114,6 @@ def show_example(example: Example, pipeline: Pipeline, palette: Palette, folder:
         status=status,
         others=others,
         result=None if result is None else view_result(result, palette, folder),
-        files=None if result is None else view_files(result, palette, folder),
+        # Beside the runs of the visit, whose files those of examples shall not push out.
+        files=None if result is None else view_files(result, palette, folder / "example"),
     )

@@ -14,6 +14,7 @@ from vcm.ui import words
 from vcm.ui.content import ROUNDED_NOTE, Content
 from vcm.ui.controls import Controls, build_controls
 from vcm.ui.examples import Example
+from vcm.ui.history import History, build_history
 from vcm.ui.label_maps import pack_labels
 from vcm.ui.lesion_builder import LesionBuilder, build_lesion_builder
 from vcm.ui.lesson_section import LessonSection, Teaching, build_lesson_section
@@ -21,9 +22,10 @@ from vcm.ui.live import Live, build_live
 from vcm.ui.palette import Palette
 from vcm.ui.scan_uploads import ScanUploads, build_scan_uploads
 from vcm.ui.scene import Scene
+from vcm.ui.share_link import ShareLink, build_share_link
 from vcm.ui.slice_canvas import SliceCanvas, SliceCanvasData
 from vcm.ui.tour import TOUR_BUTTON
-from vcm.ui.views import FilesView, Shown
+from vcm.ui.views import PAIR_TITLES, FilesView, Shown
 from vcm.ui.widgets import build_example_strip, build_view_switch
 
 _LINK = "studio"  # editor and viewers share one crosshair
@@ -36,7 +38,8 @@ class Page:
     `uses` and `uploads` are by modality: whether a condition is followed, and where its file is dropped. `uploaded`
     keeps the maps that were uploaded but are not drawn on, `shown` the last finished result. `scans` are the components
     of the image conditions alone. `lesion` is None where no tumor is drawn; `live` is the
-    quick run after each stroke. `downloads` are by file name.
+    quick run after each stroke. `downloads` are by file name. `history` are the finished
+    runs of the visit, `share` is the link to what the page is set to.
     """
 
     examples: gr.HTML
@@ -49,10 +52,13 @@ class Page:
     controls: Controls
     viewer: SliceCanvas
     pair: tuple[SliceCanvas, SliceCanvas]
+    pair_headings: tuple[gr.HTML, gr.HTML]
     scene: Scene
     adherence: gr.HTML
     downloads: dict[str, gr.DownloadButton]
     download_note: gr.HTML
+    history: History
+    share: ShareLink
     recipe: gr.File
     shown: gr.State
     lessons: LessonSection
@@ -133,14 +139,14 @@ def build_layout(
                 elem_id="viewer",
             )
             with gr.Row(elem_id="pair"):
-                pair = (
-                    _build_half("Controlled", result.controlled if result else None),
-                    _build_half("Uncontrolled", result.uncontrolled if result else None),
-                )
+                shown = (result.controlled, result.uncontrolled) if result else (None, None)
+                halves = [_build_half(title, value) for title, value in zip(PAIR_TITLES, shown, strict=True)]
             scene = Scene(files.scene if files else None, elem_id="scene")
             downloads, download_note = _build_downloads((*modalities, *images), files)
             adherence = gr.HTML(result.adherence if result else "", elem_id="adherence")
+            history = build_history()
             with gr.Column(elem_classes=["modality", "restore"], min_width=0):
+                share = build_share_link()
                 recipe = gr.File(label="Recipe", file_types=[".json"], elem_id="upload-recipe")
     lessons = build_lesson_section(teaching)
     with gr.Column(elem_id="action-bar", min_width=0):
@@ -161,11 +167,14 @@ def build_layout(
         uploaded=uploaded,
         controls=controls,
         viewer=viewer,
-        pair=pair,
+        pair=(halves[0][1], halves[1][1]),
+        pair_headings=(halves[0][0], halves[1][0]),
         scene=scene,
         adherence=adherence,
         downloads=downloads,
         download_note=download_note,
+        history=history,
+        share=share,
         recipe=recipe,
         shown=gr.State(Shown(result, files, ROUNDED_NOTE) if result and files else None),
         lessons=lessons,
@@ -195,10 +204,15 @@ def _heading(number: int, title: str, text: str) -> str:
     return f'<header class="heading"><h2><span>{number}</span>{title}</h2><p>{text}</p></header>'
 
 
-def _build_half(title: str, value: SliceCanvasData | None) -> SliceCanvas:
+def half_heading(title: str) -> str:
+    """Return the heading of one half of the pair."""
+    return f'<h3 class="half">{escape(title)}</h3>'
+
+
+def _build_half(title: str, value: SliceCanvasData | None) -> tuple[gr.HTML, SliceCanvas]:
     with gr.Column(min_width=0):
-        gr.HTML(f'<h3 class="half">{title}</h3>')
-        return SliceCanvas(
+        heading = gr.HTML(half_heading(title))
+        return heading, SliceCanvas(
             value,
             link_group=_LINK,
             label=title,

@@ -3,7 +3,13 @@ const root = element.querySelector("[data-part=root]");
 const plot = root.querySelector("[data-part=plot]");
 const message = root.querySelector("[data-part=message]");
 const EMPTY = "Generate a volume to see brain and tumor in 3D.";
-const CONFIG = { displaylogo: false, responsive: false, modeBarButtonsToRemove: ["resetCameraLastSave3d", "tableRotation"] };
+const CONFIG = {
+  displaylogo: false,
+  responsive: false,
+  modeBarButtonsToRemove: ["toImage", "resetCameraLastSave3d", "tableRotation"],
+};
+const PICTURE_SCALE = 2; // sharp enough for print
+const FILE_NAME = "brain-and-tumor";
 let shown = null;
 let seen = false;
 
@@ -51,6 +57,7 @@ async function show() {
     await Plotly.react(plot, figure.data, figure.layout, CONFIG);
     shown = url;
     root.dataset.shown = "true";
+    root.querySelector("[data-part=save]").hidden = false;
     say("");
   } catch (error) {
     console.error(error);
@@ -59,6 +66,56 @@ async function show() {
   root.setAttribute("aria-busy", "false");
   return undefined;
 }
+
+// ---- Files ---------------------------------------------------------------------------------------------------------
+
+function offer(href, name) {
+  const link = document.createElement("a");
+  Object.assign(link, { href, download: name });
+  link.click();
+}
+
+async function savePicture() {
+  const { clientWidth: width, clientHeight: height } = plot;
+  const url = await window.Plotly.toImage(plot, { format: "png", width, height, scale: PICTURE_SCALE });
+  offer(url, `${FILE_NAME}.png`);
+}
+
+// One file with plotly.js inside, seen as it is seen now; it needs no network and no server.
+async function savePage() {
+  const [response, { data, layout }] = await Promise.all([fetch(props.value.script.url), loadFigure(shown)]);
+  if (!response.ok) throw new Error(`plotly.js answered ${response.status}`);
+  const script = (await response.text()).replaceAll("</script", "<\\/script");
+  layout.scene.camera = plot._fullLayout.scene._scene.getCamera();
+  data.forEach((trace, index) => (trace.visible = plot._fullData[index].visible)); // as chosen in the legend
+  const figure = JSON.stringify([data, layout]).replaceAll("<", "\\u003c");
+  const page = `<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Brain and tumor in 3D</title>
+<style>html, body, #plot { margin: 0; height: 100%; background: #0b0d10; }</style>
+<div id="plot"></div>
+<script>${script}</script>
+<script>Plotly.newPlot("plot", ...${figure}, { displaylogo: false, responsive: true });</script>
+</html>
+`;
+  const url = URL.createObjectURL(new Blob([page], { type: "text/html" }));
+  offer(url, `${FILE_NAME}.html`);
+  setTimeout(() => URL.revokeObjectURL(url), 60_000); // a slow disk may still be reading
+}
+
+root.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-save]");
+  if (!button) return;
+  button.disabled = true;
+  try {
+    await (button.dataset.save === "picture" ? savePicture() : savePage());
+    say("");
+  } catch (error) {
+    console.error(error);
+    say("The file could not be made; please try again.");
+  }
+  button.disabled = false;
+});
 
 new IntersectionObserver((entries) => {
   seen = entries.some((entry) => entry.isIntersecting);

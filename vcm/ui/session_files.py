@@ -19,8 +19,10 @@ from vcm.request import GenerationResult
 KEEP_SECONDS = 3600
 """How long the files of a visitor stay who never said goodbye."""
 
+KEPT_RUNS = 8
+"""Finished runs of a session whose files stay, so that its history can show them again."""
+
 _FOLDER = "vcm"
-_KEPT_RUNS = 3  # the page offers the files of the newest; a slow download may still read an older one
 
 
 def session_folder(request: gr.Request | None) -> Path:
@@ -57,7 +59,7 @@ def write_downloads(result: GenerationResult, folder: Path) -> dict[str, Path]:
     runs = folder / "runs"
     files = {path.name: path for path in write_result(result, runs / recipe_key(result.recipe)[:16])}
     newest_first = sorted(runs.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
-    for old in newest_first[_KEPT_RUNS:]:
+    for old in newest_first[KEPT_RUNS:]:
         shutil.rmtree(old, ignore_errors=True)
     return files
 

@@ -15,21 +15,28 @@ from vcm.request import GenerationResult
 from vcm.scans import show_on_grid
 from vcm.ui import words
 from vcm.ui.palette import Palette
+from vcm.ui.run_facts import RunFacts
 from vcm.ui.scene import SceneData, publish_scene
 from vcm.ui.session_files import write_downloads
 from vcm.ui.slice_canvas import Layer, SliceCanvasData, canvas_value, image_layer, publish_volume
+
+PAIR_TITLES = ("Controlled", "Uncontrolled")
 
 _MOST_DIFFERENCE = 0.5  # of the intensity range; what differs more is a lesion and may saturate
 
 
 @dataclass(frozen=True)
 class ResultView:
-    """A result in slices and in words; `uncontrolled` is None where there is nothing to compare with."""
+    """A result in slices and in words; `uncontrolled` is None where there is nothing to compare with.
+
+    Where two runs are compared they take the two places, and `titles` names them.
+    """
 
     viewer: SliceCanvasData
     controlled: SliceCanvasData
     uncontrolled: SliceCanvasData | None
     adherence: str
+    titles: tuple[str, str] = PAIR_TITLES
 
 
 @dataclass(frozen=True)
@@ -42,11 +49,15 @@ class FilesView:
 
 @dataclass(frozen=True)
 class Shown:
-    """What a page shows of a finished run, to show it again: the result, its files, and the note beside those."""
+    """What a page shows of a finished run, to show it again: the result, its files, and the note beside those.
+
+    `facts` are those of a run of this visit, for its history; an example has none.
+    """
 
     result: ResultView
     files: FilesView
     note: str = ""
+    facts: RunFacts | None = None
 
 
 def _show_all_on_grid(result: GenerationResult) -> GenerationResult:
@@ -60,10 +71,9 @@ def view_result(result: GenerationResult, palette: Palette, folder: Path) -> Res
     layers = [image_layer("Controlled", result.controlled.array, folder)]
     if result.uncontrolled is not None:
         difference = result.controlled.array - result.uncontrolled.array
-        limits = (-_MOST_DIFFERENCE, _MOST_DIFFERENCE)
         layers += [
             image_layer("Uncontrolled", result.uncontrolled.array, folder),
-            image_layer("Difference", difference, folder, value_range=limits, colormap="diverging"),
+            view_difference(difference, folder),
         ]
     drawn = result.conditions.get(palette.modality)
     affine, shape = result.controlled.affine, result.controlled.array.shape
@@ -120,6 +130,12 @@ def view_drawing(
     layers += [view_label_background(name, labels, folder) for name, labels in (others or {}).items()]
     drawn = np.zeros(grid.shape, np.uint8) if mask is None else mask
     return canvas_value(layers, grid.affine, grid.shape, labels=palette.labels, mask=drawn, cache_dir=folder)
+
+
+def view_difference(difference: NDArray[np.float32], folder: Path) -> Layer:
+    """Return the difference of two volumes, (X, Y, Z) in -1 to 1, as a layer."""
+    limits = (-_MOST_DIFFERENCE, _MOST_DIFFERENCE)
+    return image_layer("Difference", difference, folder, value_range=limits, colormap="diverging")
 
 
 def view_background(brain: NDArray[np.float32], folder: Path) -> Layer:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vcm.ui.run_facts import RunFacts
 
 RUNNING = 'data-kind="running"'
 """In every status area of a run under way, and in no other."""
@@ -140,6 +143,40 @@ def not_measured_yet() -> str:
 def nothing_finished() -> str:
     """Return what stands in place of adherence where the only run came to no end."""
     return _card("Does it follow the drawing?", "<p>Not measured: the run was stopped before its end.</p>")
+
+
+def run_facts(facts: RunFacts) -> str:
+    """Return a finished run in one line of plain text."""
+    steps = facts.num_inference_steps
+    parts = [f"Seed {facts.seed}", f"guidance {facts.guidance_scale:g}", f"{steps} step{'s' if steps != 1 else ''}"]
+    parts.append(", ".join(facts.conditions).lower() or "no condition")
+    parts += [] if facts.dice is None else [f"overlap {facts.dice:.2f}"]
+    return " \u00b7 ".join(parts)
+
+
+def comparison(titles: tuple[str, str], facts: tuple[RunFacts, RunFacts], distance: float) -> str:
+    """Return what stands in place of adherence while two runs are compared; what differs stands out.
+
+    Args:
+        titles: of A and B.
+        facts: of A and B.
+        distance: mean absolute difference of their volumes, as a share of the intensity range.
+    """
+    rows = [
+        ("Overlap", *("\u2013" if each.dice is None else f"{each.dice:.2f}" for each in facts)),
+        ("Seed", *(str(each.seed) for each in facts)),
+        ("Guidance", *(f"{each.guidance_scale:g}" for each in facts)),
+        ("Steps", *(str(each.num_inference_steps) for each in facts)),
+        ("Follows", *(", ".join(each.conditions) or "no condition" for each in facts)),
+    ]
+    cells = ""
+    for name, *values in rows:
+        tag = "td" if values[0] == values[1] else "td data-differs"
+        cells += f'<tr><th scope="row">{name}</th>' + "".join(f"<{tag}>{escape(v)}</td>" for v in values) + "</tr>"
+    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
+    text = f"<p>Over the whole volume they differ by {100 * distance:.1f} % of the intensity range on average.</p>"
+    table = f'<table class="comparison"><thead><tr><td></td>{head}</tr></thead><tbody>{cells}</tbody></table>'
+    return _card("What differs?", text + table)
 
 
 def _tumor_words(tumor: Mapping[str, Any]) -> str:

@@ -226,6 +226,19 @@ def test_a_study_goes_on_with_what_is_missing_and_nothing_else(conducted, model,
         assert again["runs"][gone.stem][part] == results["runs"][gone.stem][part], part
 
 
+def test_a_kept_study_is_enough_to_go_on_with(conducted, model, cohorts, monkeypatch, tmp_path):
+    _, results = conducted
+    some = {name: run for name, run in results["runs"].items() if name != "vcm-tumor-001-seed-0"}
+    (tmp_path / RESULTS_FILE).write_text(json.dumps({**results, "runs": some}))
+    trained = []
+    monkeypatch.setattr(conducting, "list_runs", lambda plan: iter([Run("t2i", "tumor", 1), Run("vcm", "tumor", 1)]))
+    train = conducting.train_run
+    monkeypatch.setattr(conducting, "train_run", lambda run, *rest: trained.append(run.name) or train(run, *rest))
+    again = conduct(model, tmp_path, PLAN)
+    assert trained == ["vcm-tumor-001-seed-0"]
+    assert set(again["runs"]) == set(results["runs"])
+
+
 def test_a_folder_with_another_study_is_refused(conducted, model):
     out, _ = conducted
     with pytest.raises(ValueError, match="study of other weights or of another plan"):

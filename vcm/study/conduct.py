@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from vcm import simulate
-from vcm.checkpoint import load_model
+from vcm.checkpoint import SEGMENTER_FILE, file_hash, load_model
 from vcm.dataset import read_json, simulated_cohort, write_json
 from vcm.precision import use_channels_last
 from vcm.segmenter import Segmenter
@@ -28,9 +28,11 @@ from vcm.train.pairs import Pairs
 logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "study.json"
+PLAN_FILE = "plan.json"
 GUIDANCE_SCALES = (0.5, 1.5, 2.0, 3.0)
 """Beside 1: what guidance does to a VCM, without another training."""
 
+_PARTS = ("limits", "costs", "runs")
 _HELD_OUT = 8
 _PAUSE_SECONDS = 5.0
 
@@ -39,23 +41,38 @@ def conduct(model: Path, out: Path, plan: StudyPlan | None = None, *, device: st
     """Do all that the plan holds and is not in `out` yet; returns what `out/study.json` then holds.
 
     Given the same folder, several processes share the work: each training is done by the one that takes it first, and
-    one that is killed is gone on with by whoever comes next.
+    one that is killed is gone on with by whoever comes next. A study.json alone, as a report keeps it, is enough to go
+    on with: lay it into `out`.
 
     Args:
         model: folder with the frozen backbone and its segmenter.
 
     Raises:
-        ValueError: `out` holds a study of other weights or of another plan.
+        ValueError: `out` holds a study of other weights or of another plan, or the model has no segmenter.
     """
     plan = plan or StudyPlan()
+    unpack(out)
     _Study(model, out, plan, device).do_all()
     return collect(out)
 
 
+def unpack(out: Path) -> None:
+    """Lay out again what `collect` put together, where only that is left."""
+    if (out / PLAN_FILE).is_file() or not (out / RESULTS_FILE).is_file():
+        return
+    results = read_json(out / RESULTS_FILE)
+    parts = {part: results.pop(part) for part in _PARTS}
+    for part, found in parts.items():
+        (out / part).mkdir(exist_ok=True)
+        for name, content in found.items():
+            write_json(out / part / f"{name}.json", content)
+    write_json(out / PLAN_FILE, results)
+
+
 def collect(out: Path) -> dict[str, Any]:
     """Write everything that was measured so far into `out/study.json`, and return it."""
-    results = read_json(out / "plan.json")
-    for part in ("limits", "costs", "runs"):
+    results = read_json(out / PLAN_FILE)
+    for part in _PARTS:
         results[part] = {path.stem: read_json(path) for path in sorted((out / part).glob("*.json"))}
     write_json(out / RESULTS_FILE, results)
     return results
@@ -69,16 +86,17 @@ class _Study:
         self._out = out
         self._plan = plan
         self._device = device
-        loaded = load_model(model)
-        self._loaded = loaded
+        if not (model / SEGMENTER_FILE).is_file():
+            raise ValueError("The model folder has no segmenter, so there is nothing to measure with.")
+        self._loaded = loaded = load_model(model)
         use_channels_last(loaded.backbone.to(device))
         identity = {
             "plan": plan.to_json(),
             "weights": {name: value for name, value in loaded.hashes.items() if not name.startswith("vcm")},
-            "segmenter": (model / "segmenter.safetensors").is_file(),
+            "segmenter": file_hash(model / SEGMENTER_FILE),
         }
-        path = out / "plan.json"
-        for part in ("limits", "costs", "runs", "work"):
+        path = out / PLAN_FILE
+        for part in (*_PARTS, "work"):
             (out / part).mkdir(parents=True, exist_ok=True)
         if path.is_file() and read_json(path) != identity:
             raise ValueError("The folder holds a study of other weights or of another plan: choose another folder.")

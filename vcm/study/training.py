@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vcm.backbone import Backbone
-from vcm.condition_encoder import draw_modality_keep
+from vcm.condition_encoder import ConditionReader, draw_modality_keep
 from vcm.config import AdapterConfig
 from vcm.denoiser import Denoiser
 from vcm.study.methods import BUILDERS, Method, deepened, lightened, widened
@@ -115,8 +115,7 @@ def objective(
     random: torch.Generator,
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss of a VCM's training, for any method; see `vcm.train.objective`."""
-    modalities = [name for name in ARMS["three"] if name in method_conditions(method)]
-    keep = draw_modality_keep(modalities, len(chosen), recipe.drop_probability, random, recipe.alone)
+    keep = draw_modality_keep(method_conditions(method), len(chosen), recipe.drop_probability, random, recipe.alone)
     conditions = pairs.conditions(chosen, keep, random)
     noised = add_noise(pairs, chosen, backbone, random)
     features = method.encode(conditions, keep)
@@ -129,8 +128,6 @@ def objective(
 
 def method_conditions(method: Method) -> tuple[str, ...]:
     """Return the names of the conditions that a method was built for."""
-    from vcm.condition_encoder import ConditionReader
-
     return next(part.modalities for part in method.modules() if isinstance(part, ConditionReader))
 
 

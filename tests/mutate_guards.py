@@ -87,8 +87,8 @@ GUARDS = (
         "vcm/volume.py",
         "if not start <= offset <= start + _MAX_EXTENSION_BYTES or offset != int(offset):",
         "if False:",
-        "test_faults.py",
-        "wrong_file and python",
+        "test_volume.py",
+        "damaged_header",
     ),
     Guard(
         "labels that are no labels",

@@ -4,6 +4,7 @@ import base64
 import copy
 import hashlib
 import json
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -223,6 +224,18 @@ def test_a_malformed_recipe_gives_one_sentence(recipe, damage, sentence):
     assert message.endswith(".")
     assert "\n" not in message
     assert "<b>" not in message
+
+
+def test_a_recipe_that_inflates_without_end_costs_no_memory(recipe):
+    _bomb(recipe)
+    tracemalloc.start()
+    try:
+        with pytest.raises(RecipeError, match="not as large as it says"):
+            request_from_recipe(recipe)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**23  # of 2^28 that it holds
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,10 @@ from forked_gpu import ForkedGPU
 
 from vcm.checkpoint import LoadedModel
 from vcm.job import Job, Outcome
+from vcm.memory import give_back_freed_memory
 from vcm.pipeline import GenerationError, Pipeline
 from vcm.request import GenerationRequest
+from vcm.ui import studio as studio_module
 from vcm.ui.studio import Finished, Studio
 from vcm.ui.worker import MOST_PREVIEWS, Progress, build_worker, estimate_gpu_seconds, shows_preview
 from vcm.volume import Volume
@@ -97,6 +99,24 @@ def test_a_quick_run_gives_the_same_voxels_and_leaves_nothing_behind(pipeline, r
     np.testing.assert_array_equal(quick.result.controlled.array, known.result.controlled.array)
     *_, again = studio.run(request_, is_quick=True)
     assert again.is_remembered
+
+
+def test_freed_memory_goes_back_after_a_run_that_ends_or_is_left_and_stays_for_the_next_quick_one(
+    pipeline, request_, monkeypatch
+):
+    given_back = []
+    monkeypatch.setattr(studio_module, "give_back_freed_memory", lambda: given_back.append(give_back_freed_memory()))
+    studio = Studio(pipeline)
+    list(studio.run(request_, is_quick=True))
+    assert not given_back
+    finish(studio, request_)
+    assert len(given_back) == 1
+    finish(studio, request_)  # it is remembered: nothing was computed
+    assert len(given_back) == 1
+    left = studio.run(replace(request_, seed=6))
+    next(left)
+    left.close()
+    assert len(given_back) == 2
 
 
 def test_what_comes_back_is_picklable_and_lives_on_the_cpu(pipeline, request_):

@@ -22,7 +22,7 @@ from gradio_client import Client, handle_file
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from served import ROOT, Server, serve
 
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "browser")]
+sys.path[:0] = [str(ROOT / "tests" / "browser"), str(ROOT / "tests")]  # in this order: both have a conftest
 
 from at_the_page import download, set_seed, set_steps, status  # noqa: E402
 from conftest import CHROMIUM_FLAGS  # noqa: E402

@@ -1,4 +1,4 @@
-"""A hundred runs, one after the other, against the real app: does its memory stay flat? Prints a table.
+"""A hundred runs, one after the other, against the real app: does its memory stay flat? Prints a table as it goes.
 
     python tests/load/soak.py [--runs 100] [--steps 4]
 
@@ -19,12 +19,19 @@ MOST_GROWTH_MIB = 100  # after the caches are full, over half of the runs; a lea
 RUNS_A_VISIT = 10
 
 
-def soak(runs: int, steps: int) -> list[tuple[int, float, float, float]]:
-    """Return (runs done, memory in MiB, files in MiB, seconds since the start) now and then."""
+def soak(runs: int, steps: int) -> list[tuple[int, float]]:
+    """Return (runs done, memory in MiB) now and then, and print it with more as a row of the table."""
     rows = []
     with serve() as server, tempfile.TemporaryDirectory() as downloads:
         started = time.monotonic()
-        rows.append((0, server.memory_mib(), server.files_mib(), 0.0))
+
+        def measure(runs: int) -> None:
+            rows.append((runs, server.memory_mib()))
+            told = (server.memory_mib(), server.peak_mib, server.files_mib(), time.monotonic() - started)
+            print(f"| {runs} | {' | '.join(f'{number:.0f}' for number in told)} |", flush=True)  # noqa: T201
+
+        print("| runs | memory, MiB | peak, MiB | files, MiB | seconds |\n|---|---|---|---|---|")  # noqa: T201
+        measure(0)
         client = None
         for number in range(1, runs + 1):
             if client is None or number % RUNS_A_VISIT == 1:
@@ -36,7 +43,7 @@ def soak(runs: int, steps: int) -> list[tuple[int, float, float, float]]:
             for file in files:
                 Path(file).unlink()
             if number % 10 == 0:
-                rows.append((number, server.memory_mib(), server.files_mib(), time.monotonic() - started))
+                measure(number)
         assert server.is_idle()
     return rows
 
@@ -48,9 +55,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     arguments = parser.parse_args()
     rows = soak(arguments.runs, arguments.steps)
-    print("| runs | memory, MiB | files, MiB | seconds |\n|---|---|---|---|")  # noqa: T201
-    for runs, memory, files, seconds in rows:
-        print(f"| {runs} | {memory:.0f} | {files:.0f} | {seconds:.0f} |")  # noqa: T201
     half, last = rows[len(rows) // 2], rows[-1]
     assert last[1] - half[1] < MOST_GROWTH_MIB, f"memory grew by {last[1] - half[1]:.0f} MiB over half of the runs"
 

@@ -231,12 +231,12 @@ class SliceCanvas(gr.HTML):
         """No example: a value needs published files."""
 
     def move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
-        """Refuse URLs: no request leaves the server because of a forged file."""
+        """Refuse URLs, also in an app without `vcm.ui.guard`: no request leaves because of a forged file."""
         _refuse_url(url_or_file_path)
         return super().move_resource_to_block_cache(url_or_file_path)
 
     async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
-        """Refuse URLs: no request leaves the server because of a forged file."""
+        """Refuse URLs, also in an app without `vcm.ui.guard`: no request leaves because of a forged file."""
         _refuse_url(url_or_file_path)
         return await super().async_move_resource_to_block_cache(url_or_file_path)
 

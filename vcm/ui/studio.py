@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import gradio as gr
 
 from vcm.job import Job, Outcome
+from vcm.memory import give_back_freed_memory
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest, GenerationResult
 from vcm.ui.cache import ResultCache
@@ -65,12 +66,16 @@ class Studio:
             yield Finished(known, is_remembered=True, notes=notes)
             return
         outcome: Outcome | None = None
-        with closing(self._compute(job)) as events:
-            for event in events:
-                if isinstance(event, Outcome):
-                    outcome = event
-                else:
-                    yield event
+        try:
+            with closing(self._compute(job)) as events:
+                for event in events:
+                    if isinstance(event, Outcome):
+                        outcome = event
+                    else:
+                        yield event
+        finally:
+            if not is_quick:  # the next quick run is about to come, and would have to fetch it all again
+                give_back_freed_memory()
         if outcome is None:
             raise gr.Error("The run ended without a volume; your drawing is kept, so please try again.")
         result = self.pipeline.finish(job, outcome)

@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from vcm.memory import give_back_freed_memory, keep_freed_memory
+from vcm.memory import give_back_freed_memory, in_own_pages, keep_freed_memory
 
 PROBE = """
 import resource, sys
@@ -71,3 +73,29 @@ def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not keep_freed_memory()
     assert not give_back_freed_memory()
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.arange(24, dtype=np.float32).reshape(2, 3, 4), np.arange(12).reshape(3, 4).T[::2], np.zeros((0, 3), np.uint8)],
+)
+def test_an_array_in_pages_of_its_own_is_the_same_and_shares_nothing(array):
+    copy = in_own_pages(array)
+    np.testing.assert_array_equal(copy, array)
+    assert (copy.dtype, copy.shape) == (array.dtype, array.shape)
+    assert not np.shares_memory(copy, array)
+    copy[...] = 7  # it can be written to
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="where memory lies is read from Linux")
+def test_what_is_kept_does_not_lie_in_the_heap():
+    copy = in_own_pages(np.ones(1000))
+    address = copy.__array_interface__["data"][0]
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    held = next(line for line in lines if int(line[0].split("-")[0], 16) <= address < int(line[0].split("-")[1], 16))
+    assert "[heap]" not in held
+    before = len(lines)
+    kept = [in_own_pages(np.ones(2**16)) for _ in range(3)]
+    del copy, kept
+    after = len(Path("/proc/self/maps").read_text().splitlines())
+    assert after <= before + 1  # they went with the arrays

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vcm.adherence import Segmentation
 from vcm.conditions import PreparedCondition
+from vcm.memory import in_own_pages
 from vcm.request import GenerationRequest
 
 
@@ -27,7 +28,11 @@ class Sample:
     segmentation: Segmentation | None = None
 
     def __post_init__(self) -> None:
-        for array in self._arrays():  # a sample may stay in a cache, where nobody may change it
+        # A sample may stay in a cache for long, and nobody may change it there.
+        object.__setattr__(self, "array", in_own_pages(self.array))
+        if self.segmentation is not None:
+            object.__setattr__(self, "segmentation", Segmentation(*map(in_own_pages, self.segmentation)))
+        for array in self._arrays():
             array.flags.writeable = False
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import mmap
 import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +44,16 @@ def give_back_freed_memory() -> bool:
     """
     libc = _find_glibc()
     return libc is not None and bool(libc.malloc_trim(0))
+
+
+def in_own_pages(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a copy of an array that does not lie in the heap, for what stays when the work around it has gone.
+
+    Kept among the blocks that a run has freed, it would leave gaps too small for the next run's.
+    """
+    copy = np.frombuffer(mmap.mmap(-1, max(1, array.nbytes)), array.dtype, array.size).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def _find_glibc() -> ctypes.CDLL | None:

@@ -7,6 +7,7 @@ import pytest
 from at_the_page import (
     DESK,
     PHONE,
+    RUN_MS,
     PageAt,
     Serve,
     Studio,
@@ -18,12 +19,15 @@ from at_the_page import (
     open_page,
     overflow,
     set_seed,
+    set_steps,
     status,
 )
 from playwright.sync_api import Locator, Page, expect
 from tiny import build_tiny_model
 
 from vcm.pipeline import Pipeline
+
+FINISHED = re.compile("Done in|Shown at once")  # the server may know the recipe from another test
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -41,8 +45,10 @@ def runs(page: Page) -> Locator:
 def run_with_seed(page: Page, seed: int) -> None:
     count = runs(page).count()
     set_seed(page, seed)
-    generate(page, steps=4)
-    expect(runs(page)).to_have_count(count + 1)
+    set_steps(page, 4)
+    page.locator("#generate").click()
+    expect(runs(page)).to_have_count(count + 1, timeout=RUN_MS)
+    expect(status(page)).to_contain_text(FINISHED)
 
 
 def pick(page: Page, side: str, number: int) -> None:
@@ -51,6 +57,7 @@ def pick(page: Page, side: str, number: int) -> None:
 
 def shown_files(page: Page) -> list[str]:
     """The names of the volumes that the viewer shows, which are made of their content."""
+    page.wait_for_function("vcmSliceCanvas.find('viewer').layers.length")  # a result comes before it is loaded
     expect(page.locator("#viewer .sc")).to_have_attribute("aria-busy", "false")
     return page.evaluate("vcmSliceCanvas.find('viewer').layers.map(({ url }) => url.split('/').at(-1))")
 

@@ -360,12 +360,15 @@ class Actions:
             for event in events:
                 if isinstance(event, Finished):
                     view = view_result(event.result, self._palette, folder)
-                    yield self._show_finished(event, view, drawing, folder, time.monotonic() - started)
-                    files, facts = (
-                        view_files(event.result, self._palette, folder),
-                        describe_run(event.result, self._palette),
-                    )
-                    yield self._offer(Shown(view, files, facts=facts))
+                    shown = self._show_finished(event, view, drawing, folder, time.monotonic() - started)
+                    yield shown
+                    files = view_files(event.result, self._palette, folder)
+                    facts = describe_run(event.result, self._palette)
+                    # What has come is said again: Gradio's client changes the objects of earlier messages in place, so
+                    # that a browser which is slow to read them finds the volumes gone that the last one leaves alone.
+                    # The drawing may have gone on meanwhile.
+                    again = {part: value for part, value in shown.items() if part is not page.editor}
+                    yield again | self._offer(Shown(view, files, facts=facts))
                 else:
                     yield self._show_progress(event, run, folder)
 

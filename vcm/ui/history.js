@@ -1,6 +1,6 @@
 // The list of finished runs: a button shows a run again, and two columns of radio buttons choose A and B.
 const part = (name) => element.querySelector(`[data-part=${name}]`);
-const runs = () => props.value ?? [];
+const runs = () => props.value || []; // an empty list arrives as an empty string
 const chosen = { a: null, b: null };
 const picked = { a: false, b: false }; // by the visitor, rather than by what is newest
 

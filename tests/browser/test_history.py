@@ -6,6 +6,7 @@ import re
 import pytest
 from at_the_page import (
     DESK,
+    FINISHED,
     PHONE,
     RUN_MS,
     PageAt,
@@ -14,7 +15,6 @@ from at_the_page import (
     brightness,
     download,
     draw_blob,
-    generate,
     launch,
     open_page,
     overflow,
@@ -26,8 +26,6 @@ from playwright.sync_api import Locator, Page, expect
 from tiny import build_tiny_model
 
 from vcm.pipeline import Pipeline
-
-FINISHED = re.compile("Done in|Shown at once")  # the server may know the recipe from another test
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

@@ -127,6 +127,7 @@ def test_a_drawing_too_large_for_a_link_is_offered_as_a_recipe(small_studio, pag
 def test_a_broken_link_is_told_in_one_sentence_and_the_drawing_stays(small_studio, page_at, fragment, sentence):
     page = open_page(page_at, small_studio)
     draw_blob(page, 0.4, 0.6)
+    expect(status(page)).to_contain_text("The drawing has changed")  # the stroke was heard
     drawn = page.locator("#editor [data-part=labels]").inner_text()
     page.evaluate("hash => { location.hash = hash; }", f"#recipe={fragment}")
     expect(status(page).get_by_role("alert")).to_contain_text(sentence)

@@ -335,7 +335,7 @@ def test_a_benchmark_prints_counts_first_and_its_report_can_be_made(run, tiny_fo
     assert (code, told) == (0, "Wrote README.md.\n")
     assert "| Ours: UniPC, 2 steps |" in readme.read_text()
     code, _, err = run("report", "--benchmark", out / "benchmark.json", "--evaluation", readme)
-    assert (code, err) == (2, "vcm: Give --evaluation or --benchmark, one at a time.\n")
+    assert (code, err) == (2, "vcm: Give --evaluation, --benchmark or --study, one at a time.\n")
 
 
 def test_train_refuses_a_stage_whose_ground_is_missing(run, tmp_path):

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import gradio as gr
 import numpy as np
 import pytest
 
@@ -44,11 +45,15 @@ def test_a_stroke_is_followed_and_one_that_came_before_another_is_not(follow):
     number_of = lambda updates: next(value for value in updates.values() if isinstance(value, int))  # noqa: E731
     first = number_of(begin("", None, request))
     second = number_of(begin("", None, request))
-    assert list(quick(request, first, *values)) == []
-    estimate, final = quick(request, second, *values)
+    # A handler that ends without a word empties what it might have changed: it says that nothing changes.
+    (unchanged,) = quick(request, first, *values)
+    assert list(unchanged.values()) == [gr.skip()]
+    unchanged, estimate, final = quick(request, second, *values)
+    assert list(unchanged.values()) == [gr.skip()]
     assert any(f"Live: {LIVE_STEPS} steps" in str(value) for value in final.values())
     assert len(estimate) == 1
     running = quick(request, second, *values)
+    next(running)
     next(running)
     begin("", None, request)
     assert list(running) == []

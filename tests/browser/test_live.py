@@ -31,6 +31,14 @@ def decoded(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return times
 
 
+LISTEN = """() => {
+  window.told = [];
+  const status = document.querySelector("#status");
+  const listen = () => window.told.push(status.textContent);
+  new MutationObserver(listen).observe(status, { subtree: true, childList: true, characterData: true });
+}"""
+
+
 def turn_live_on(page: Page) -> None:
     page.locator("#live input").check()
 
@@ -43,12 +51,15 @@ def test_a_stroke_is_followed_at_once_and_rest_brings_the_full_run(
     draw_blob(page, 0.4, 0.5)
     expect(status(page)).to_contain_text("press Generate")
     turn_live_on(page)
+    page.evaluate(LISTEN)
     draw_blob(page, 0.6, 0.5)
-    expect(status(page)).to_contain_text(re.compile(rf"Live: {LIVE_STEPS} steps in \d"), timeout=QUICK_MS)
-    assert len(decoded) <= 2  # the controlled volume alone, after the clearing and after the stroke
     layers = page.locator("#viewer [data-part=layers] button")
     expect(status(page)).to_contain_text("Done in", timeout=QUICK_MS)
     expect(layers).to_have_count(3)
+    # On a slow machine the drawing has rested long enough by the time that the quick run ends.
+    assert any(re.search(rf"Live: {LIVE_STEPS} steps in \d", told) for told in page.evaluate("window.told"))
+    # The controlled volume alone after the clearing and after the stroke, and both volumes of the full run.
+    assert len(decoded) <= 4
     _, _, drawn, recipe = downloads(page, tmp_path)
     assert recipe["request"]["num_inference_steps"] == 4
     left = np.argwhere(drawn.array > 0).mean(0) @ drawn.affine[:3, :3].T + drawn.affine[:3, 3]

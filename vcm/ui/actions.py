@@ -142,6 +142,7 @@ class Actions:
             values: what `generate` takes.
         """
         page, folder, started = self._page, session_folder(request), time.monotonic()
+        yield {page.status: gr.skip()}  # one that ended without a word would empty the status and the viewer
         if not self._strokes.is_newest(request.session_hash, number):
             return
         try:

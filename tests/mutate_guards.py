@@ -241,7 +241,7 @@ GUARDS = (
     Guard(
         "files that are never deleted",
         "vcm/ui/session_files.py",
-        "for old in newest_first[_KEPT_RUNS:]:",
+        "for old in newest_first[KEPT_RUNS:]:",
         "for old in newest_first[:0]:",
         "test_ui_session_files.py",
         "newest_runs_stay",

@@ -2,10 +2,12 @@
 
 import json
 import re
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import gradio as gr
 from playwright.sync_api import Locator, Page, expect
 
 from vcm.pipeline import Pipeline
@@ -27,6 +29,23 @@ class Studio:
 
     url: str
     pipeline: Pipeline
+
+
+def launch_on_free_port(blocks: gr.Blocks, **options: object) -> str:
+    """Launch an app on a free port of this machine, and return its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    _, url, _ = blocks.launch(
+        server_name="127.0.0.1",
+        server_port=port,
+        prevent_thread_lock=True,
+        quiet=True,
+        ssr_mode=False,
+        run_history=False,
+        **options,  # type: ignore[arg-type]
+    )
+    return str(url)
 
 
 def launch(pipeline: Pipeline, serve: Serve) -> Studio:

@@ -1,13 +1,12 @@
 """A real Chromium and real servers for the browser tests."""
 
 import os
-import socket
 from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
 import pytest
-from at_the_page import PageAt, Serve, Studio, launch
+from at_the_page import PageAt, Serve, Studio, launch, launch_on_free_port
 from get_chromium import HOW_TO, find_chromium
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
@@ -69,20 +68,9 @@ def serve() -> Iterator[Serve]:
     launched: list[gr.Blocks] = []
 
     def launch_blocks(blocks: gr.Blocks, **launch_options: Any) -> str:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        _, url, _ = blocks.launch(
-            server_name="127.0.0.1",
-            server_port=port,
-            prevent_thread_lock=True,
-            quiet=True,
-            ssr_mode=False,
-            run_history=False,
-            **launch_options,
-        )
+        url = launch_on_free_port(blocks, **launch_options)
         launched.append(blocks)
-        return str(url)
+        return url
 
     yield launch_blocks
     for blocks in launched:

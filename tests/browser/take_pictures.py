@@ -5,16 +5,14 @@ Run it on a machine that does nothing else, since the page tells how long its ru
 
 import argparse
 import io
-import socket
 import sys
 from pathlib import Path
 
-import gradio as gr
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 sys.path.append(str(Path(__file__).parent.parent))
-from at_the_page import launch, open_page, set_seed, set_steps, status
+from at_the_page import launch, launch_on_free_port, open_page, set_seed, set_steps, status
 from conftest import CHROMIUM_FLAGS
 from get_chromium import HOW_TO, find_chromium
 
@@ -61,23 +59,6 @@ class Film:
             quality=FILM_QUALITY,
             method=6,
         )
-
-
-def serve(blocks: gr.Blocks, **options: object) -> str:
-    """Launch an app on a free port of this machine, and return its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    _, url, _ = blocks.launch(
-        server_name="127.0.0.1",
-        server_port=port,
-        prevent_thread_lock=True,
-        quiet=True,
-        ssr_mode=False,
-        run_history=False,
-        **options,  # type: ignore[arg-type]
-    )
-    return str(url)
 
 
 def opener(browser: Browser):
@@ -152,7 +133,7 @@ def main() -> None:
     expect.set_options(timeout=RUN_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
-        studio = launch(Pipeline.from_pretrained("mini", device="cpu"), serve)
+        studio = launch(Pipeline.from_pretrained("mini", device="cpu"), launch_on_free_port)
         page = open_page(opener(browser), studio, PICTURE_SIZE)
         page.wait_for_timeout(1_000)
         page.screenshot(path=folder / "app.png")

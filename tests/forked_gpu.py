@@ -1,6 +1,7 @@
 """What `spaces.GPU` is on ZeroGPU, without a GPU: each call runs in a fork, and all that crosses is pickled."""
 
 import multiprocessing
+import os
 import pickle
 from collections.abc import Callable, Generator
 from functools import wraps
@@ -9,6 +10,7 @@ from multiprocessing.synchronize import Event
 from typing import Any
 
 import gradio as gr
+import psutil
 import torch
 
 _context = multiprocessing.get_context("fork")
@@ -58,6 +60,7 @@ def _run_in_fork(task: Callable[..., Generator], arguments: bytes) -> Generator:
 
 
 def _serve(task: Callable[..., Generator], arguments: bytes, pipe: Connection, stop: Event) -> None:
+    _leave_the_visitors_alone()
     torch.set_num_threads(1)  # a fork must not use the thread pool of its parent
     args, kwargs = pickle.loads(arguments)
     events = task(*args, **kwargs)
@@ -74,3 +77,12 @@ def _serve(task: Callable[..., Generator], arguments: bytes, pipe: Connection, s
         pipe.send_bytes(pickle.dumps(("error", gr.Error(error.message, print_exception=False))))
     except Exception as error:  # only the classes of gr.Error carry their words across
         pipe.send_bytes(pickle.dumps(("error", gr.Error(type(error).__name__, print_exception=False))))
+
+
+def _leave_the_visitors_alone() -> None:
+    """Close the server's connections as ZeroGPU's workers do: one that the server closes meanwhile would stay open.
+
+    A browser would send its next request there, and nobody would ever read it.
+    """
+    for connection in psutil.Process().net_connections(kind="tcp"):
+        os.close(connection.fd)

@@ -113,7 +113,9 @@ def test_any_two_runs_are_compared_under_one_crosshair(small_studio, page_at: Pa
     assert brightness(page, "#viewer [data-plane=axial] canvas") > 0  # two seeds are two brains
     page.locator("#tab-pair").click()
     expect(page.locator("#pair .half")).to_have_text(["A: run 3", "B: run 1"])
+    before = coordinates(page, "pair-controlled")
     page.locator("#pair-controlled [data-plane=axial] canvas").click(position={"x": 60, "y": 60})
+    expect(page.locator("#pair-controlled [data-part=coordinates]")).not_to_have_text(before)
     expect(page.locator("#pair-uncontrolled [data-part=coordinates]")).to_have_text(
         coordinates(page, "pair-controlled")
     )

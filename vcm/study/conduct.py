@@ -51,7 +51,9 @@ def conduct(model: Path, out: Path, plan: StudyPlan | None = None, *, device: st
         ValueError: `out` holds a study of other weights or of another plan, or the model has no segmenter.
     """
     plan = plan or StudyPlan()
-    unpack(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with _alone_in(out):
+        unpack(out)
     _Study(model, out, plan, device).do_all()
     return collect(out)
 
@@ -71,11 +73,17 @@ def unpack(out: Path) -> None:
 
 def collect(out: Path) -> dict[str, Any]:
     """Write everything that was measured so far into `out/study.json`, and return it."""
-    results = read_json(out / PLAN_FILE)
-    for part in _PARTS:
-        results[part] = {path.stem: read_json(path) for path in sorted((out / part).glob("*.json"))}
-    write_json(out / RESULTS_FILE, results)
+    with _alone_in(out):
+        results = read_json(out / PLAN_FILE)
+        for part in _PARTS:
+            results[part] = {path.stem: read_json(path) for path in sorted((out / part).glob("*.json"))}
+        write_json(out / RESULTS_FILE, results)
     return results
+
+
+def _alone_in(out: Path) -> FileLock:
+    """For as long as it is held, no other process writes the files that all of them share."""
+    return FileLock(out / f"{RESULTS_FILE}.lock")
 
 
 class _Study:
@@ -98,9 +106,10 @@ class _Study:
         path = out / PLAN_FILE
         for part in (*_PARTS, "work"):
             (out / part).mkdir(parents=True, exist_ok=True)
-        if path.is_file() and read_json(path) != identity:
-            raise ValueError("The folder holds a study of other weights or of another plan: choose another folder.")
-        write_json(path, identity)
+        with _alone_in(out):
+            if path.is_file() and read_json(path) != identity:
+                raise ValueError("The folder holds a study of other weights or of another plan: choose another folder.")
+            write_json(path, identity)
         self._material: Material | None = None
         self._bench: Bench | None = None
 

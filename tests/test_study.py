@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from coarse import GRID, CoarseCohorts, make_coarse_subjects
@@ -11,6 +12,7 @@ from test_evaluate import build_segmenter
 from tiny import build_tiny_config, build_tiny_model
 from torch import Tensor
 
+from vcm.adherence import dice
 from vcm.backbone import Backbone
 from vcm.checkpoint import save_model, write_sums
 from vcm.config import AdapterConfig
@@ -21,12 +23,20 @@ from vcm.study.conduct import RESULTS_FILE, conduct
 from vcm.study.cost import measure_cost
 from vcm.study.methods import BUILDERS, Method, T2IAdapterMethod
 from vcm.study.plan import ARMS, REPEATED, VARIANTS, Run, StudyPlan, choose_rate, find_main, list_runs
+from vcm.study.pupil import find_tumor, teach
 from vcm.study.table import list_lines, summarize_study
 from vcm.study.training import build_method, method_conditions
 
 CHANNELS = {"tumor": 3, "anatomy": 4, "t2": 1}
 PLAN = StudyPlan(
-    steps=2, sizes=(1, 2, 3), learning_rates=(1e-3, 2e-3), subjects=2, pool=4, lesion_mm=1, num_inference_steps=2
+    steps=2,
+    sizes=(1, 2, 3),
+    learning_rates=(1e-3, 2e-3),
+    subjects=2,
+    pool=4,
+    lesion_mm=1,
+    num_inference_steps=2,
+    pupil_steps=2,
 )
 
 
@@ -207,6 +217,11 @@ def test_a_study_trains_all_alike_and_keeps_each_result(conducted):
         assert ("tumor_alone" in run) == (run["arm"] == "three")
         assert run["validation"]["loss"] > 0
     assert set(results["runs"]["vcm-tumor-003-seed-0"]["guidance"]) == {"0.5", "1.5", "2.0", "3.0"}
+    taught = {name for name, run in results["runs"].items() if "taught" in run}
+    assert taught == {"vcm-tumor-003-seed-0"}
+    for found in (results["runs"]["vcm-tumor-003-seed-0"]["taught"], results["limits"]["taught"]):
+        assert found["lessons"] == 2
+        assert 0 <= found["dice"]["value"] <= 1
     parameters = {name: find_main(results["runs"], name, "tumor", 2)["parameters"] for name in BUILDERS}
     assert 0 < parameters["t2i"] < parameters["controlnet"] < parameters["concatenation"]
     limits = results["limits"]["limits"]
@@ -270,6 +285,7 @@ def test_the_tables_tell_what_was_run_and_leave_out_what_was_not(conducted):
     for _, told in VARIANTS.values():
         assert told in text
     assert "Guidance" in text
+    assert "| simulated originals (ceiling) | 2 |" in text
     assert any(line.startswith("ControlNet") for line in list_lines(results))
     few = {**results, "runs": {name: run for name, run in results["runs"].items() if run["method"] == "published"}}
     assert "Guidance" not in summarize_study(few)
@@ -295,3 +311,18 @@ def test_the_report_of_a_study_keeps_it_draws_it_and_writes_its_part_of_the_read
 
 def test_the_arms_are_the_tumor_alone_and_three_conditions():
     assert ARMS == {"tumor": ("tumor",), "three": ("tumor", "anatomy", "t2")}
+
+
+@pytest.mark.slow
+def test_a_segmenter_learns_to_find_bright_balls_from_a_few_volumes(tmp_path):
+    random = np.random.default_rng(0)
+
+    def draw_ball() -> tuple[np.ndarray, np.ndarray]:
+        inside = np.linalg.norm(np.indices((48, 48, 48)).T - random.integers(16, 32, 3), axis=-1).T < 8
+        image = 0.4 + 0.4 * inside + random.normal(0, 0.05, inside.shape)
+        return image.clip(0, 1).astype(np.float32), inside
+
+    lessons = [draw_ball() for _ in range(4)]
+    pupil = teach([image for image, _ in lessons], [inside for _, inside in lessons], 200, tmp_path)
+    image, inside = draw_ball()
+    assert dice(inside, find_tumor(pupil, image)) > 0.8

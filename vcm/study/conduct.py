@@ -119,6 +119,7 @@ class _Study:
             self._out / "costs" / f"{name}.json": partial(self._cost, name) for name in BUILDERS
         }
         tasks[self._out / "limits" / "limits.json"] = self._measure_limits
+        tasks[self._out / "limits" / "taught.json"] = self._teach_on_originals
         tasks |= {self._out / "runs" / f"{run.name}.json": partial(self._train, run) for run in list_runs(self._plan)}
         while left := {path: task for path, task in tasks.items() if not path.is_file()}:
             if not any(self._take(path, task) for path, task in left.items()):
@@ -148,6 +149,13 @@ class _Study:
         logger.info("measuring floor and ceilings")
         return self.bench.measure_limits()
 
+    def _teach_on_originals(self) -> dict[str, Any]:
+        logger.info("teaching a segmenter on originals")
+        folder = self._out / "work" / "pupil"
+        found = self.bench.teach_on_originals(folder)
+        shutil.rmtree(folder)
+        return found
+
     def _train(self, run: Run) -> dict[str, Any] | None:
         rate = run.learning_rate
         if rate is None:
@@ -167,6 +175,8 @@ class _Study:
         }
         if len(names) > 1:
             found["tumor_alone"] = self.bench.measure(trained.method, trained.backbone, ARMS["tumor"])
+        if run == Run(run.method, "tumor", self._plan.sizes[-1]):
+            found["taught"] = self.bench.teach(trained.method, trained.backbone, folder / "pupil")
         if run == Run("vcm", "tumor", self._plan.sizes[-1]):
             found["guidance"] = {
                 str(scale): self.bench.measure(trained.method, trained.backbone, names, scale)

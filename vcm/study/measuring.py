@@ -23,6 +23,7 @@ from vcm.sampler import initial_noise, sample
 from vcm.segmenter import Segmenter
 from vcm.study.methods import Method
 from vcm.study.plan import ARMS, StudyPlan
+from vcm.study.pupil import find_tumor, teach
 from vcm.train.pairs import Pairs
 
 FLOOR = "no condition (floor)"
@@ -37,10 +38,12 @@ class Bench:
     """The test subjects, and what needs to be known of them once.
 
     - `pairs`: those that are generated; `uncontrolled`: the backbone's own volumes from the same noise.
+    - `others`: subjects of the pool with as large lesions, from whose masks a method makes a segmenter's lessons.
     - `reference`: descriptions of other simulated subjects with tumors, (N, F).
     """
 
     pairs: Pairs
+    others: Pairs
     uncontrolled: Volumes
     reference: NDArray[np.float32]
     backbone: Backbone
@@ -73,6 +76,24 @@ class Bench:
             "ms_ssim": summarize(list(mean_ms_ssim(volumes))) if several else None,
         }
 
+    def teach(self, method: Method, backbone: Backbone, folder: Path) -> dict[str, Any]:
+        """Return the Dice, on the test subjects' originals, of a segmenter that learned from a method's volumes."""
+        return self._teach(generate(backbone, self.others, self.plan, method=method), folder)
+
+    def teach_on_originals(self, folder: Path) -> dict[str, Any]:
+        """Return the same of one that learned from the originals with the same tumors: the ceiling."""
+        return self._teach([np.asarray(image, np.float32) for image in self.others.cohort.images["t1"]], folder)
+
+    def _teach(self, volumes: Volumes, folder: Path) -> dict[str, Any]:
+        tumors = [np.asarray(tumor) > 0 for tumor in self.others.cohort.tumor]
+        pupil = teach(volumes, tumors, self.plan.pupil_steps, folder)
+        tested = self.pairs.cohort
+        scores = [
+            dice(np.asarray(tumor) > 0, find_tumor(pupil, image))
+            for tumor, image in zip(tested.tumor, tested.images["t1"], strict=True)
+        ]
+        return {"dice": summarize(scores), "lessons": len(volumes)}
+
     def measure_limits(self) -> dict[str, Any]:
         """Return the same figures of what no method is needed for: the floor and the ceilings."""
         originals = [np.asarray(image, np.float32) for image in self.pairs.cohort.images["t1"]]
@@ -94,17 +115,20 @@ def build_bench(backbone: Backbone, segmenter: Segmenter, plan: StudyPlan, cache
     cohort = simulated_cohort(cache, range(first, first + plan.pool), ("t1", "t2"))
     sizes = [largest_diameter_mm(np.asarray(tumor) > 0, simulate.SPACING_MM) for tumor in cohort.tumor]
     large = [index for index, size in enumerate(sizes) if size >= plan.lesion_mm]
-    if len(large) < plan.subjects:
+    if len(large) <= plan.subjects:
         raise ValueError(
             f"Only {len(large)} of {plan.pool} test subjects have a lesion of {plan.lesion_mm:g} mm; "
-            f"subjects is {plan.subjects}."
+            f"subjects is {plan.subjects}, and at least one more is needed."
         )
-    chosen = large[: plan.subjects]
+    chosen, rest = large[: plan.subjects], large[plan.subjects :]
     others = [index for index, size in enumerate(sizes) if size > 0 and index not in chosen]
     spacing = (simulate.SPACING_MM,) * 3
-    pairs = Pairs(cache / "latents-test", cohort.take(chosen), backbone, device, spacing)
+    pairs, remaining = (
+        Pairs(cache / f"latents-{name}", cohort.take(indices), backbone, device, spacing)
+        for name, indices in (("test", chosen), ("others", rest))
+    )
     reference = np.stack([segmenter.describe(cohort.images["t1"][index]) for index in others])
-    return Bench(pairs, generate(backbone, pairs, plan), reference, backbone, segmenter, plan)
+    return Bench(pairs, remaining, generate(backbone, pairs, plan), reference, backbone, segmenter, plan)
 
 
 @torch.no_grad()

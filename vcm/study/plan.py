@@ -37,6 +37,7 @@ class StudyPlan:
     - `subjects`: test subjects that are generated after each training, the first of a `pool` whose largest lesion has
       at least `lesion_mm`: in so few steps no method follows a small one. Sets are compared with the others.
     - `num_inference_steps`: of the sampler.
+    - `pupil_steps`: of a segmenter's training on generated volumes, those of the pool's other large lesions.
     """
 
     steps: int = 400
@@ -48,9 +49,10 @@ class StudyPlan:
     pool: int = 64
     lesion_mm: float = 24.0
     num_inference_steps: int = 20
+    pupil_steps: int = 4000
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "encoder_channels", "subjects", "num_inference_steps"):
+        for name in ("steps", "batch_size", "encoder_channels", "subjects", "num_inference_steps", "pupil_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if not 1 <= self.sizes[0] < self.sizes[1] < self.sizes[2]:

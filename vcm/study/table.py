@@ -56,6 +56,10 @@ def tabulate_study(results: Mapping[str, Any]) -> dict[str, list[Row]]:
             ("method", "subjects", "each", "mean"),
             *_list_seeds(results),
         ],
+        "Tumor Dice of a segmenter that learned from a method's volumes, on originals": [
+            ("it learned from", "volumes", "Dice [95 % interval]"),
+            *_list_taught(results),
+        ],
         "What a method costs": [
             (
                 "method",
@@ -113,6 +117,16 @@ def _list_seeds(results: Mapping[str, Any]) -> Iterator[Row]:
             if len(values) > 1:
                 told = ", ".join(f"{value:.3f}" for value in values)
                 yield (TITLES[method], str(samples), told, f"{sum(values) / len(values):.3f}")
+
+
+def _list_taught(results: Mapping[str, Any]) -> Iterator[Row]:
+    found = {"simulated originals (ceiling)": results["limits"].get("taught")}
+    for method in BUILDERS:
+        run = find_main(results["runs"], method, "tumor", max(results["plan"]["sizes"])) or {}
+        found[TITLES[method]] = run.get("taught")
+    for title, taught in found.items():
+        if taught is not None:
+            yield (title, str(taught["lessons"]), _dice(taught))
 
 
 def _list_costs(results: Mapping[str, Any]) -> Iterator[Row]:

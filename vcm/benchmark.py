@@ -66,7 +66,7 @@ class BenchmarkPlan:
     solvers: tuple[tuple[str, tuple[int, ...]], ...] = (
         ("unipc", (6, 8, 10, 20)),
         ("dpmpp", (10, 20)),
-        ("ddim", (20, 50, 200)),
+        ("ddim", (20, 50)),
     )
     repeats: int = 7
     rounds: int = 5

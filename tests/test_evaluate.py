@@ -23,7 +23,9 @@ from vcm.model_card import write_model_card
 from vcm.pipeline import Pipeline
 from vcm.segmenter import Segmenter, SegmenterConfig
 
-PLAN = EvaluationPlan(subjects=2, uncontrolled=4, num_inference_steps=2, modality_subjects=1)
+PLAN = EvaluationPlan(
+    subjects=2, uncontrolled=4, num_inference_steps=2, modality_subjects=1, regressor_subjects=2, regressor_steps=2
+)
 
 
 def build_segmenter(seed: int = 0) -> Segmenter:

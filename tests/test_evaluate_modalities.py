@@ -19,16 +19,19 @@ from vcm.evaluate_modalities import (
     tabulate,
     thicken,
 )
-from vcm.metrics import ssim
+from vcm.metrics import psnr, ssim
 from vcm.pipeline import Pipeline
 from vcm.segmenter import Segmenter, SegmenterConfig
+from vcm.train.regressor import train_regressor
 
 
 def test_each_condition_stands_alone_with_the_tumor_and_with_all_others():
     assert list_combinations(("tumor", "anatomy", "t2")) == [
         ("tumor",), ("anatomy",), ("t2",), ("tumor", "anatomy"), ("tumor", "t2"), ("tumor", "anatomy", "t2"),
     ]  # fmt: skip
-    assert len(list_combinations(tuple(ALL_CHANNELS))) == 6 + 5 + 1
+    combinations = list_combinations(tuple(ALL_CHANNELS))
+    assert len(combinations) == 6 + 5 + 1 + 1
+    assert ("t2", "flair") in combinations
     assert list_combinations(("semantic",)) == []
     assert list_combinations(("tumor", "anatomy"))[-1] == ("tumor", "anatomy")
 
@@ -72,7 +75,8 @@ def test_every_row_is_measured_and_the_truth_is_the_best_of_them():
         return replace(build_request(subject, conditions, plan, compare=False), fill=fill)
 
     combinations = [("lowres",), ("tumor", "partial"), tuple(ALL_CHANNELS)]
-    section = measure_modalities(pipeline, [subject], build, combinations)
+    regressors = {("t2", "flair"): lambda images: images["t1"].astype(np.float32) + 0.01}
+    section = measure_modalities(pipeline, [subject], build, combinations, regressors)
     rows = section["rows"]
     assert list(rows) == [
         "the subject's own T1 (ceiling of Dice)",
@@ -80,6 +84,7 @@ def test_every_row_is_measured_and_the_truth_is_the_best_of_them():
         "thick slices, nearest interpolation",
         "thick slices, linear interpolation",
         "thick slices, cubic interpolation",
+        "t2 + flair, U-Net regressor",
         "no condition (floor)",
         "lowres",
         "lowres, means of the slices not enforced",
@@ -95,8 +100,22 @@ def test_every_row_is_measured_and_the_truth_is_the_best_of_them():
     assert figure("lowres", "psnr_db") > figure("lowres, means of the slices not enforced", "psnr_db") + 2
     assert figure("tumor + partial", "psnr_db") > figure("no condition (floor)", "psnr_db") + 5
     assert figure("tumor + partial", "hole_psnr_db") < figure("tumor + partial", "psnr_db")
+    assert figure("t2 + flair, U-Net regressor", "psnr_db") == pytest.approx(40, abs=0.5)
     linear, nearest = (figure(f"thick slices, {name} interpolation", "psnr_db") for name in ("linear", "nearest"))
     assert linear > nearest > 15
     table = list(tabulate(section))
     assert len(table) == 1 + len(rows)
     assert len({len(cells) for cells in table}) == 1
+
+
+@pytest.mark.slow
+def test_a_regressor_learns_one_contrast_from_another(tmp_path):
+    translate = train_regressor(("t2",), subjects=2, steps=80, cache=tmp_path)
+    subject = simulate.simulate_subject(200_000, ("t1", "t2"))
+    truth = subject.images["t1"].astype(np.float32)
+    made = translate(subject.images)
+    assert made.shape == truth.shape
+    assert made.min() >= 0
+    assert made.max() <= 1
+    assert np.corrcoef(made.ravel(), truth.ravel())[0, 1] > 0.8
+    assert psnr(made, truth) > psnr(subject.images["t2"].astype(np.float32), truth) + 0.5

@@ -20,6 +20,7 @@ from vcm import simulate
 from vcm.adherence import dice, score_anatomy, score_tumor
 from vcm.dataset import read_json, write_json
 from vcm.evaluate_modalities import SECTION, list_combinations, measure_modalities
+from vcm.image_conditions import CONTRASTS
 from vcm.metrics import (
     correlation,
     cubic_mmd,
@@ -56,6 +57,7 @@ class EvaluationPlan:
     - `subjects`: with a tumor, for adherence, preservation and the round trip.
     - `uncontrolled`: samples for covariates, realism and diversity.
     - `modality_subjects`: with a tumor, for the table of all conditions; 0 leaves it out.
+    - `regressor_subjects`, `regressor_steps`: that translation's rivals in that table learn from, and for how long.
     """
 
     first_seed: int = simulate.FIRST_TEST_SEED
@@ -64,6 +66,8 @@ class EvaluationPlan:
     num_inference_steps: int = 20
     guidance_scale: float = 1.0
     modality_subjects: int = 8
+    regressor_subjects: int = 64
+    regressor_steps: int = 1500
 
     def __post_init__(self) -> None:
         if self.first_seed < simulate.FIRST_TEST_SEED:
@@ -111,7 +115,7 @@ def evaluate(
         "priors": lambda: _measure_uncontrolled(pipeline, plan),
     }
     if plan.modality_subjects:
-        sections[SECTION] = lambda: _measure_modalities(pipeline, plan)
+        sections[SECTION] = lambda: _measure_modalities(pipeline, plan, path.parent)
     for name, measure in sections.items():
         if name in results["sections"]:
             continue
@@ -255,8 +259,10 @@ def _fit(asked: list[float], measured: list[float]) -> Section:
     return {"correlation": estimate(correlation, asked, measured), "slope": estimate(slope, asked, measured)}
 
 
-def _measure_modalities(pipeline: Pipeline, plan: EvaluationPlan) -> Section:
-    """All conditions, alone and together."""
+def _measure_modalities(pipeline: Pipeline, plan: EvaluationPlan, cache: Path) -> Section:
+    """All conditions, alone and together, beside networks that know translation alone."""
+    from vcm.train.regressor import train_regressor
+
     combinations = list_combinations(pipeline.modalities)
     contrasts = ("t1", "t2", "flair")
     subjects = subjects_with_tumor(replace(plan, subjects=plan.modality_subjects), contrasts)
@@ -264,7 +270,12 @@ def _measure_modalities(pipeline: Pipeline, plan: EvaluationPlan) -> Section:
     def build(subject: Subject, conditions: dict[str, Volume], fill: Volume | None) -> GenerationRequest:
         return replace(build_request(subject, conditions, plan, compare=False), fill=fill)
 
-    return measure_modalities(pipeline, subjects, build, combinations)
+    regressors = {
+        names: train_regressor(names, plan.regressor_subjects, plan.regressor_steps, cache / "work")
+        for names in combinations
+        if set(names) <= set(CONTRASTS)
+    }
+    return measure_modalities(pipeline, subjects, build, combinations, regressors)
 
 
 def build_request(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from vcm import simulate
 from vcm.adherence import score_anatomy, score_tumor
-from vcm.image_conditions import HOLE_MARGIN_MM, grow, restore_intensities
+from vcm.image_conditions import CONTRASTS, HOLE_MARGIN_MM, grow, restore_intensities
 from vcm.job import Outcome
 from vcm.metrics import head_mask, psnr, ssim, summarize
 from vcm.volume import Volume
@@ -28,19 +28,26 @@ SLICE_FACTOR = 3
 
 INTERPOLATIONS = {"nearest": 0, "linear": 1, "cubic": 3}
 _FIGURES = ("psnr_db", "ssim", "hole_psnr_db", "tumor_dice", "ventricle_dice")
-_CONTRASTS = ("t2", "flair")
+
+Translate = Callable[[Mapping[str, NDArray[np.float16]]], NDArray[np.float32]]
+"""From a subject's images by contrast, each (X, Y, Z) in [0, 1], to its T1, in the same units."""
 
 
 def list_combinations(modalities: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return which conditions are given together: each alone, each other one with the tumor, and all of them."""
+    """Return which conditions are given together: each alone, each other one with the tumor, both scans, and all."""
     known = [name for name in modalities if name != "semantic"]
     alone = [(name,) for name in known]
     pairs = [("tumor", name) for name in known if name != "tumor"] if "tumor" in known else []
-    return [*alone, *pairs, *([tuple(known)] if len(known) > 2 else [])]
+    scans = [CONTRASTS] if len(known) > len(CONTRASTS) and set(CONTRASTS) <= set(known) else []
+    return [*alone, *pairs, *scans, *([tuple(known)] if len(known) > 2 else [])]
 
 
 def measure_modalities(
-    pipeline: Pipeline, subjects: Sequence[Subject], build: Any, combinations: Sequence[tuple[str, ...]]
+    pipeline: Pipeline,
+    subjects: Sequence[Subject],
+    build: Any,
+    combinations: Sequence[tuple[str, ...]],
+    regressors: Mapping[tuple[str, ...], Translate] | None = None,
 ) -> dict[str, Any]:
     """Measure what comes of each combination of conditions, beside what needs no condition and what needs no model.
 
@@ -53,6 +60,7 @@ def measure_modalities(
         subjects: with tumors, and with the contrasts t1, t2 and flair.
         build: from a subject, conditions and a region to a request.
         combinations: as `list_combinations` gives them.
+        regressors: what translation is compared with, by the contrasts that it sees.
 
     Returns:
         "rows": by the row's name, by the figure's name, an estimate. "slice_mm": how thick the slices were.
@@ -63,7 +71,7 @@ def measure_modalities(
         hole = grow(subject.tumor > 0, HOLE_MARGIN_MM, (simulate.SPACING_MM,) * 3)
         where = head_mask(truth)
         where[:, :, truth.shape[2] - truth.shape[2] % SLICE_FACTOR :] = False
-        for row, volume in _make_rows(pipeline, subject, truth, hole, build, combinations):
+        for row, volume in _make_rows(pipeline, subject, truth, hole, build, combinations, regressors or {}):
             found = _measure(pipeline, subject, volume, truth, where, hole)
             for name, value in found.items():
                 figures.setdefault(row, {}).setdefault(name, []).append(value)
@@ -109,6 +117,7 @@ def _make_rows(
     hole: NDArray[np.bool_],
     build: Any,
     combinations: Sequence[tuple[str, ...]],
+    regressors: Mapping[tuple[str, ...], Translate],
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Yield the name and the volume, in the units of the true image, of each row of one subject."""
     yield "the subject's own T1 (ceiling of Dice)", truth
@@ -118,13 +127,15 @@ def _make_rows(
     if "lowres" in modalities:
         for name, order in INTERPOLATIONS.items():
             yield f"thick slices, {name} interpolation", interpolate_slices(slices.array, truth.shape[2], order)
+    for names, translate in regressors.items():
+        yield f"{' + '.join(names)}, U-Net regressor", translate(subject.images)
     yield "no condition (floor)", _run(pipeline, build(subject, {}, None))[0].controlled.array
     given = {
         "tumor": Volume(subject.tumor, affine),
         "anatomy": Volume(subject.anatomy, affine),
         "partial": Volume(truth, affine),
         "lowres": slices,
-        **{name: Volume(subject.images[name], affine) for name in _CONTRASTS},
+        **{name: Volume(subject.images[name], affine) for name in CONTRASTS},
     }
     fill = Volume(hole.astype(np.uint8), affine)
     for names in combinations:

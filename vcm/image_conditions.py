@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.0, 99.5
 """Of the non-zero voxels: what becomes 0 and 1. The least, because a background that was cut away is 0 already."""
 
+CONTRASTS = ("t2", "flair")
+"""Conditions that are scans of their own."""
+
 HOLE_MARGIN_MM = 6.0
 """How far around a tumor a scan is made up, where no region is given: the tissue beside a tumor is changed by it."""
 

@@ -18,12 +18,13 @@ from vcm.backbone import Backbone
 from vcm.condition_encoder import draw_modality_keep
 from vcm.config import AdapterConfig
 from vcm.dataset import Cohort, simulated_cohort
+from vcm.image_conditions import CONTRASTS
 from vcm.precision import autocast, use_channels_last
 from vcm.train.foreign import Placement
 from vcm.train.loop import LoopConfig, run_loop
 from vcm.train.objective import add_noise, measure_error, measure_size
 from vcm.train.own_data import OwnCohort
-from vcm.train.pairs import CONTRASTS, Pairs
+from vcm.train.pairs import Pairs
 from vcm.train.pictures import render_validation, save_picture
 
 ADAPTER_LOOP = LoopConfig(

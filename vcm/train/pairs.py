@@ -14,12 +14,9 @@ from torch.nn import functional
 from vcm.backbone import Backbone
 from vcm.conditions import encode_one_hot
 from vcm.dataset import Cohort
-from vcm.image_conditions import encode_image, encode_partial, measure_range, scale_intensities
+from vcm.image_conditions import CONTRASTS, encode_image, encode_partial, measure_range, scale_intensities
 from vcm.train.degrade import SLICE_FACTORS, draw_hole, thicken_slices
 from vcm.train.latents import cached_pair
-
-CONTRASTS = ("t2", "flair")
-"""Conditions that are scans of their own."""
 
 
 class Pairs:

@@ -1,10 +1,12 @@
 """The benchmark: calls counted as the loops make them, and a file that holds what was measured."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from tiny import build_tiny_model
 
+from vcm import benchmark_quality
 from vcm.benchmark import BenchmarkPlan, benchmark, count_calls, list_loops
 from vcm.benchmark_loops import solid_conditions
 from vcm.pipeline import Pipeline
@@ -73,6 +75,35 @@ def test_what_was_measured_is_kept_when_a_later_section_fails(pipeline, tmp_path
     kept = json.loads((tmp_path / "benchmark.json").read_text())
     assert kept["previews"]["on"]["cpu_seconds"] > 0
     assert "session" not in kept
+
+    resumed = benchmark(pipeline, pipeline, tmp_path, PLAN, measure_session=lambda: {"session": 1}, resume=True)
+    for part in ("parts", "runs", "previews"):
+        assert resumed[part] == kept[part]
+    assert resumed["session"] == {"session": 1}
+    assert not (tmp_path / "work").exists()
+    other = benchmark(pipeline, pipeline, tmp_path, replace(PLAN, masks=0), resume=True)
+    assert other["runs"] != kept["runs"]
+
+
+def test_a_quality_that_was_stopped_goes_on_with_the_loops_that_are_missing(pipeline, tmp_path, monkeypatch):
+    whole = benchmark(pipeline, pipeline, tmp_path / "whole", PLAN)
+    sampled: list[str] = []
+    real = benchmark_quality.sample_latent
+
+    def sample_some(loop, request):
+        if len(sampled) == 3:
+            raise KeyboardInterrupt
+        sampled.append(loop.sampler)
+        return real(loop, request)
+
+    monkeypatch.setattr(benchmark_quality, "sample_latent", sample_some)
+    with pytest.raises(KeyboardInterrupt):
+        benchmark(pipeline, pipeline, tmp_path, PLAN)
+    sampled.clear()
+    monkeypatch.setattr(benchmark_quality, "sample_latent", lambda *asked: sampled.append("") or real(*asked))
+    resumed = benchmark(pipeline, pipeline, tmp_path, PLAN, resume=True)
+    assert len(sampled) == len(whole["quality"]["loops"]) - 2  # the exact one and two loops were there
+    assert resumed["quality"] == whole["quality"]
 
 
 def test_adherence_is_left_out_where_there_is_nothing_to_judge_with_and_the_distance_is_not(pipeline, tmp_path, caplog):

@@ -9,6 +9,7 @@ between CUDA events.
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -32,7 +33,7 @@ from vcm.benchmark_loops import (
 )
 from vcm.benchmark_quality import list_cases, measure_quality, measures_adherence
 from vcm.benchmark_table import collect_ratios
-from vcm.dataset import write_json
+from vcm.dataset import read_json, write_json
 from vcm.pipeline import Pipeline
 from vcm.precision import has_native_bfloat16
 from vcm.request import GenerationRequest
@@ -84,6 +85,7 @@ def benchmark(
     *,
     measure_session: MeasureSession | None = None,
     measure_page: MeasurePage | None = None,
+    resume: bool = False,
 ) -> dict[str, Any]:
     """Measure, write `out/benchmark.json` as each section is done, and return what was written.
 
@@ -93,22 +95,32 @@ def benchmark(
         plan: what is compared.
         measure_session: measures loading and running in a fresh process; without it that section is left out.
         measure_page: measures what the page adds; without it that section is left out.
+        resume: keep what a run with the same weights and plan has measured in `out`, and go on with the rest.
 
     Raises:
         ValueError: the model takes no label map.
     """
     plan = plan or BenchmarkPlan()
-    path = Path(out) / RESULTS_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path, cache = Path(out) / RESULTS_FILE, Path(out) / "work"
     conditions = solid_conditions(published)
     loops = list_loops(published, ours, plan)
-    results: dict[str, Any] = {
+    identity: dict[str, Any] = {
         "model": published.config.name,
+        "weights": dict(published.environment.weights),
         "precision": ours.precision,
         "device": ours.device.type,
         "native_bfloat16": has_native_bfloat16(ours.device),
         "torch": torch.__version__,
         "plan": {**asdict(plan), "solvers": {solver: list(steps) for solver, steps in plan.solvers}},
+    }
+    found = read_json(path) if resume and path.exists() else {}
+    if any(found.get(name) != value for name, value in identity.items()):
+        found = {}
+    if not found:
+        shutil.rmtree(cache, ignore_errors=True)
+    cache.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = found or {
+        **identity,
         "loops": {name: _describe(loop) for name, loop in loops.items()},
         "counts": count_calls(published, conditions, plan),
     }
@@ -123,14 +135,17 @@ def benchmark(
     if measure_session is not None:
         sections["session"] = measure_session
     for name, measure in sections.items():
+        if name in results:
+            continue
         logger.info("measuring: %s", name)
         with one_thread(ours.device):
             results[name] = measure()
         write_json(path, results)
     results["ratios"] = {figure.name: figure.estimate["value"] for figure in collect_ratios(results)}
     write_json(path, results)
-    results["quality"] = _measure_quality(loops, plan)
+    results["quality"] = _measure_quality(loops, plan, cache)
     write_json(path, results)
+    shutil.rmtree(cache)
     return results
 
 
@@ -211,7 +226,7 @@ def _time_previews(ours: Pipeline, request: GenerationRequest, plan: BenchmarkPl
     return take_turns(contestants, plan.rounds, warm_up=True)
 
 
-def _measure_quality(loops: Mapping[str, Loop], plan: BenchmarkPlan) -> Section:
+def _measure_quality(loops: Mapping[str, Loop], plan: BenchmarkPlan, cache: Path) -> Section:
     """Return distance and adherence of every loop that a volume depends on: not of how often it encodes or compares."""
     pipeline = loops["published"].pipeline
     masks = plan.masks if measures_adherence(pipeline) else 0
@@ -219,4 +234,6 @@ def _measure_quality(loops: Mapping[str, Loop], plan: BenchmarkPlan) -> Section:
         logger.warning("Adherence is left out: this model has no segmenter, or another grid than the subjects'.")
     chosen = {name: loop for name, loop in loops.items() if loop.compare}
     cases = list_cases(pipeline, max(plan.noises, masks))
-    return measure_quality(chosen, cases, noises=plan.noises, masks=masks, reference_steps=plan.reference_steps)
+    return measure_quality(
+        chosen, cases, noises=plan.noises, masks=masks, reference_steps=plan.reference_steps, cache=cache
+    )

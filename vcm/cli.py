@@ -651,6 +651,7 @@ def benchmark(
         int, typer.Option("--noises", min=0, help="For the distance to 1000 steps; 0 leaves it out.")
     ] = 3,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="How often every loop is timed, in turns.")] = 5,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep what an earlier run measured.")] = False,
     vcm_weights: VcmWeightsOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -671,7 +672,9 @@ def benchmark(
     )
     session = partial(measure_session, model, device=device, vcm_weights=vcm_weights, steps=steps)
     plan = BenchmarkPlan(steps=steps, masks=masks, noises=noises, rounds=rounds)
-    results = measure(published, ours, make_folder(out), plan, measure_session=session, measure_page=measure_page)
+    results = measure(
+        published, ours, make_folder(out), plan, measure_session=session, measure_page=measure_page, resume=resume
+    )
     for line in list_lines(results):
         typer.echo(line)
 

@@ -136,10 +136,14 @@ def test_a_scene_is_light_json_with_a_switch_for_each_part():
     text = scene_json(figure)
     assert len(text) < 1_500_000
     scene = json.loads(text)
-    traces = {trace["name"]: trace for trace in scene["data"]}
-    assert set(traces) == {"Drawn edema", "Generated tumor", "Brain"}
-    assert all(trace["type"] == "mesh3d" and trace["showlegend"] for trace in traces.values())
-    assert all(trace["visible"] is True for trace in traces.values())  # what the model made is what one came to see
+    meshes = {trace["name"]: trace for trace in scene["data"] if trace["type"] == "mesh3d"}
+    marks = {trace["name"]: trace for trace in scene["data"] if trace["showlegend"]}
+    assert set(meshes) == set(marks) == {"Drawn edema", "Generated tumor", "Brain"}
+    for name, mesh in meshes.items():
+        assert mesh["visible"] is True  # what the model made is what one came to see
+        assert marks[name]["legendgroup"] == mesh["legendgroup"]
+        assert marks[name]["marker"]["color"] == mesh["color"]
+        assert "opacity" not in marks[name]
     assert scene["layout"]["scene"]["aspectmode"] == "data"
 
 
@@ -155,7 +159,19 @@ def test_scenes_share_their_revision_so_that_the_camera_survives():
 def test_a_scene_without_any_tumor_still_shows_the_brain():
     _, brain = build_head()
     figure = render_scene(brain, [*tumor_parts(np.zeros(SHAPE, np.uint8)), found_part(np.zeros(SHAPE))], AFFINE)
-    assert [trace.name for trace in figure.data] == ["Brain"]
+    assert {trace.name for trace in figure.data} == {"Brain", "Directions"}
+
+
+def test_the_letters_stand_where_the_body_has_those_sides():
+    _, brain = build_head()
+    figure = render_scene(brain, [], AFFINE)
+    letters = next(trace for trace in figure.data if trace.name == "Directions")
+    mesh = next(trace for trace in figure.data if trace.type == "mesh3d")
+    places = dict(zip(letters.text, zip(letters.x, letters.y, letters.z, strict=True), strict=True))
+    assert places["R"][0] > max(mesh.x)
+    assert places["L"][0] < min(mesh.x)
+    assert places["A"][1] > max(mesh.y)
+    assert places["S"][2] > max(mesh.z)
 
 
 def test_the_installed_plotly_brings_its_script():

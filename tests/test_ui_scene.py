@@ -36,7 +36,7 @@ def read_figure(result: GenerationResult, folder: Path, palette: Palette = TUMOR
 
 
 def names(figure: dict) -> list[str]:
-    return [trace["name"] for trace in figure["data"]]
+    return [trace["name"] for trace in figure["data"] if trace["type"] == "mesh3d"]
 
 
 def test_without_a_segmenter_the_brain_is_that_of_the_volume(result, tmp_path):

@@ -28,6 +28,8 @@ _OTHER_OPACITY = 0.6
 _STAGE_COLOR = "#0b0d10"
 _TEXT_COLOR = "#d5dbe1"
 _LIGHTING = {"ambient": 0.35, "diffuse": 0.8, "specular": 0.25, "roughness": 0.5, "fresnel": 0.15}
+_LETTERS = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
+_LETTER_GAP_MM = 10.0
 _SCALP_MM = 7.0  # an opening by this much takes away scalp and skull, and leaves the brain
 _SULCUS_MM = 5.0  # a closing by this much bridges sulci, whose walls would clutter a translucent surface
 
@@ -145,7 +147,7 @@ def found_part(labels: NDArray[np.uint8]) -> Part:
 def render_scene(
     brain: NDArray[np.bool_], parts: Sequence[Part], affine: NDArray[np.float64], revision: str = "scene"
 ) -> go.Figure:
-    """Draw a translucent brain with what lies in it; every part can be switched in the legend.
+    """Draw a translucent brain with what lies in it, between letters; every part can be switched in the legend.
 
     Args:
         brain: (X, Y, Z) mask.
@@ -157,7 +159,12 @@ def render_scene(
     # Opaque meshes come first: what is drawn later is blended over them.
     wanted = [*sorted(parts, key=lambda part: -part.opacity), Part("Brain", brain, _BRAIN_COLOR, _BRAIN_OPACITY)]
     surfaces = [(part, extract_surface(part.mask, affine)) for part in wanted]
-    figure = go.Figure([_mesh(part, surface) for part, surface in surfaces if surface is not None])
+    seen = [(part, surface) for part, surface in surfaces if surface is not None]
+    figure = go.Figure([_mesh(part, surface) for part, surface in seen])
+    # A mesh's own mark in the legend would be as translucent as the mesh, and another color on a dark stage.
+    figure.add_traces([_legend_mark(part) for part, _ in seen])
+    if seen:
+        figure.add_trace(_letters(np.concatenate([surface.vertices for _, surface in seen])))
     hidden = {"visible": False}
     figure.update_layout(
         template="none",
@@ -215,10 +222,44 @@ def _mesh(part: Part, surface: Surface) -> go.Mesh3d:
         visible=True,
         flatshading=False,
         hoverinfo="skip",
-        showlegend=True,
+        legendgroup=part.name,
+        showlegend=False,
         showscale=False,
         lighting=_LIGHTING,
         lightposition={"x": 200, "y": 300, "z": 400},
+    )
+
+
+def _legend_mark(part: Part) -> go.Scatter3d:
+    """Return an entry of the legend in the part's full color, which switches its mesh."""
+    return go.Scatter3d(
+        x=[None],
+        y=[None],
+        z=[None],
+        mode="markers",
+        marker={"color": part.color, "symbol": "square", "size": 10},
+        name=part.name,
+        legendgroup=part.name,
+        visible=True,
+        showlegend=True,
+    )
+
+
+def _letters(vertices: NDArray[np.float32]) -> go.Scatter3d:
+    """Return the six directions of the body, around vertices (N, 3) in RAS+ mm."""
+    low, high = vertices.min(0), vertices.max(0)
+    directions = np.array(list(_LETTERS.values()))
+    places = (low + high) / 2 + directions * ((high - low) / 2 + _LETTER_GAP_MM)
+    return go.Scatter3d(
+        x=places[:, 0],
+        y=places[:, 1],
+        z=places[:, 2],
+        mode="text",
+        text=list(_LETTERS),
+        textfont={"color": _TEXT_COLOR, "size": 14},
+        name="Directions",
+        hoverinfo="skip",
+        showlegend=False,
     )
 
 

@@ -355,6 +355,7 @@ class Actions:
             page.status: words.status("Reading the conditions\u2026", kind="running"),
             # What stood there was of another volume.
             page.adherence: words.not_measured_yet(),
+            page.download_note: "",
             **{button: gr.update(visible=False) for button in page.downloads.values()},
         }
         with closing(self._studio.run(run)) as events:

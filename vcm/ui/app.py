@@ -48,7 +48,7 @@ _MISSING_WORDS = {"common.complete": "Complete"}  # Gradio announces the end of 
 
 # A cancelled run counts as failed, too, and its last step may come in after the answer to Cancel: so it is the page
 # that knows what was asked for. What stands in the status by then is kept, unless it still speaks of running.
-_ASK_FOR_A_RUN = "() => { window.vcmIsCancelled = false; }"
+_ASK_FOR_A_RUN = "() => { window.vcmIsCancelled = false; window.vcmSliceCanvas.find('editor')?.mark(); }"
 _ASK_FOR_AN_END = "() => { window.vcmIsCancelled = true; }"
 _SAY_THAT_IT_FAILED = (
     f"(status) => !status.includes({words.RUNNING!r}) ? status : "
@@ -229,9 +229,14 @@ def _wire_live(page: Page, actions: Actions, running: Dependency, before: list[C
 def _answer_a_stroke(draws_tumor: bool) -> str:
     """Return JavaScript that starts a live run or names the edit in the status, but never in that of a run."""
     full, empty = (json.dumps(words.edited(is_empty=each, draws_tumor=draws_tumor)) for each in (False, True))
-    is_empty = "window.vcmSliceCanvas.find('editor')?.drawing?.isEmpty"
-    changed = f"status.includes({words.RUNNING!r}) ? status : {is_empty} ? {empty} : {full}"
-    return f"(status) => {STROKE_JS} ? status : {changed}"
+    return f"""(status) => {{
+        if ({STROKE_JS} || status.includes({words.RUNNING!r})) return status;
+        const canvas = window.vcmSliceCanvas.find("editor");
+        // Undo and redo may lead back to what the page last spoke of: then what it said holds again.
+        if (![{full}, {empty}].includes(status)) window.vcmToldBefore = status;
+        if (canvas?.isAsMarked && window.vcmToldBefore) return window.vcmToldBefore;
+        return canvas?.drawing?.isEmpty ? {empty} : {full};
+    }}"""
 
 
 def _results(page: Page) -> list[Component]:

@@ -222,7 +222,7 @@ def _recaller(page: Page, actions: Actions) -> Any:
             check_files(run)
         except GoneError as error:
             return {page.status: words.status(str(error), kind="error")}
-        told = words.status(f"Run {run.number} is shown again; drawing and settings are as you left them.", kind="done")
+        told = words.status(f"Run {run.number} is shown again, beside the drawing and settings of now.", kind="done")
         return actions.show_again(run.shown) | _say(page, status, told)
 
     return recall_run

@@ -129,7 +129,7 @@ def build_layout(
                 controls = build_controls(covariates, content.request)
             gr.HTML(models, elem_id="models")
         with gr.Column(elem_id="look", min_width=0):
-            gr.HTML(_heading(3, "Look", "The same noise, with the drawing and without."))
+            gr.HTML(_heading(3, "Look", "Controlled: with the drawing. Uncontrolled: the same noise without it."))
             build_view_switch({"slices": "Slices", "pair": "Side by side", "scene": "3D"}, target="look")
             viewer = SliceCanvas(
                 result.viewer if result else None,
@@ -256,7 +256,7 @@ def _tell_absent(modalities: Sequence[str]) -> None:
 def _build_downloads(
     modalities: Sequence[str], content: FilesView | None
 ) -> tuple[dict[str, gr.DownloadButton], gr.HTML]:
-    titles: dict[str, str] = {"controlled.nii.gz": "Controlled", "uncontrolled.nii.gz": "Uncontrolled"}
+    titles: dict[str, str] = {"controlled.nii.gz": "Controlled MRI", "uncontrolled.nii.gz": "Uncontrolled MRI"}
     kinds = {name: " map" if MODALITIES[name].kind == "labels" else "" for name in modalities}
     titles |= {f"condition_{name}.nii.gz": f"{MODALITIES[name].title}{kind}" for name, kind in kinds.items()}
     titles |= {"fill.nii.gz": "What was made up"} if "partial" in modalities else {}

@@ -12,6 +12,11 @@ from gradio.components import Component
 from vcm.lesion import DIAMETER_RANGE_MM, EDEMA_RANGE_MM, PLACES, SIDES, LesionPlan
 from vcm.ui.controls import draw_seed
 
+_SHOW_ALL_OF_IT = """() => {
+    const box = document.querySelector("#lesion-builder");
+    setTimeout(() => box.scrollIntoView({ block: "nearest", behavior: "smooth" }), 100);
+}"""
+
 
 @dataclass(frozen=True)
 class LesionBuilder:
@@ -38,7 +43,7 @@ def build_lesion_builder() -> LesionBuilder:
     """Build the lesion builder in the current layout."""
     usual = LesionPlan()
     settings: dict[str, Component] = {}
-    with gr.Accordion("Build a lesion with sliders", open=False, elem_id="lesion-builder"):
+    with gr.Accordion("Build a lesion with sliders", open=False, elem_id="lesion-builder") as folded:
         with gr.Row(elem_classes="fields"):
             settings["side"] = gr.Radio(
                 [(side.capitalize(), side) for side in SIDES],
@@ -66,4 +71,6 @@ def build_lesion_builder() -> LesionBuilder:
                 0.0, 1.0, usual.irregularity, step=0.05, label="Irregularity", info="0 is a ball; each click differs."
             )
         add = gr.Button("Put it into the drawing", size="sm", elem_id="lesion-add", min_width=0)
+    # Where the window ends just below it, opening it would seem to do nothing.
+    folded.expand(None, js=_SHOW_ALL_OF_IT, api_visibility="private", show_progress="hidden")
     return LesionBuilder(settings, add)

@@ -31,6 +31,8 @@ def render_models(pipeline: Pipeline, problem: str | None = None) -> str:
     else:
         text = problem or (HOW_TO_GET_PUBLISHED if is_missing else _HOW_TO_START)
     told = f"<p>{escape(text)}</p>" if text else ""
+    if told and not problem and loaded != PUBLISHED:  # a visitor cannot do anything about it
+        told = f"<details><summary>Another model</summary>{told}</details>"
     return f'<div class="absent models"><ul>{chips}</ul>{told}</div>'
 
 

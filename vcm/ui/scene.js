@@ -6,8 +6,10 @@ const EMPTY = "Generate a volume to see brain and tumor in 3D.";
 const CONFIG = {
   displaylogo: false,
   responsive: false,
+  showTips: false, // its notices would cover the page
   modeBarButtonsToRemove: ["toImage", "resetCameraLastSave3d", "tableRotation"],
 };
+const NARROW = 520; // px, where a legend at the side would lie over the tumor
 const PICTURE_SCALE = 2; // sharp enough for print
 const FILE_NAME = "brain-and-tumor";
 let shown = null;
@@ -54,6 +56,7 @@ async function show() {
   try {
     const [Plotly, figure] = await Promise.all([loadScript(value.script.url), loadFigure(url)]);
     if (props.value?.figure.url !== url) return undefined; // a newer one is on its way
+    if (plot.clientWidth < NARROW) Object.assign(figure.layout.legend, { orientation: "h", font: { ...figure.layout.legend.font, size: 11 } });
     await Plotly.react(plot, figure.data, figure.layout, CONFIG);
     shown = url;
     root.dataset.shown = "true";

@@ -141,16 +141,26 @@ class SliceCanvas {
   showOther(mask, isNew, revision) {
     this.overlay = mask && { ...mask, counts: countLabels(mask.voxels) };
     this.revision = revision;
-    if (isNew) this.layerIndex = 0;
+    if (!isNew) return;
+    this.layerIndex = 0;
+    // What was drawn for it may lie elsewhere: then the planes go there, or it would look like a healthy brain.
+    const isElsewhere = mask && this.isPlaced && !meetsSlices(mask.voxels, this.grid, this.crosshairVoxel);
+    const middle = isElsewhere && middleOf(mask.voxels, this.grid);
+    if (middle) this.setCrosshair(this.grid.toMm(this.grid.nearest(middle)));
   }
 
   startDrawing(mask, revision) {
     const isOpening = this.revision === null;
+    const voxels = mask ? mask.voxels : new Uint8Array(this.grid.length);
     this.sender.forget();
     this.sentMask = null;
     this.controls.showSaved("");
     this.revision = revision;
-    this.drawing = new Drawing(this.grid, mask?.voxels);
+    // An example, a recipe or a lesion takes the place of what was drawn as one step that Undo takes back.
+    if (this.isStroking) this.drawing.endStroke();
+    if (!isOpening && this.drawing?.grid.equals(this.grid)) this.drawing.replace(voxels);
+    else this.drawing = new Drawing(this.grid, voxels);
+    this.mark();
     this.isPlaced = this.isPlaced && this.drawing.isEmpty;
     this.controls.showRestored(false);
     if (isOpening) this.restoreKept();
@@ -504,6 +514,15 @@ class SliceCanvas {
     if (this.drawing) this.afterEdit(this.drawing.clear());
   }
 
+  // Remember the drawing as it stands; `isAsMarked` tells whether undo and redo have led back to it.
+  mark() {
+    this.marked = { edit: this.drawing?.done.at(-1), drawing: this.drawing };
+  }
+
+  get isAsMarked() {
+    return this.marked?.drawing === this.drawing && this.marked.edit === this.drawing?.done.at(-1);
+  }
+
   afterEdit(isChanged) {
     if (isChanged) {
       this.sender.schedule();
@@ -603,6 +622,19 @@ function middleOf(voxels, grid) {
     if (distance < least) [best, least] = [voxel, distance];
   }
   return best;
+}
+
+// Whether one of the three slices through a voxel holds a label.
+function meetsSlices(voxels, grid, voxel) {
+  const { shape, strides } = grid;
+  return [0, 1, 2].some((axis) => {
+    const [a, b] = [0, 1, 2].filter((v) => v !== axis);
+    const origin = voxel[axis] * strides[axis];
+    for (let j = 0; j < shape[b]; j++) {
+      for (let i = 0; i < shape[a]; i++) if (voxels[origin + i * strides[a] + j * strides[b]]) return true;
+    }
+    return false;
+  });
 }
 
 const links = new Map(); // link group -> {members, crosshair, convention}

@@ -72,7 +72,8 @@ class Layer(GradioModel):
 
     `file` holds uint8 voxels (see `publish_volume`). For an image they are intensities: 0 stands for
     `value_range[0]` and 255 for `value_range[1]`, in the units that the status line shows. `colormap` "diverging"
-    is for signed maps; its range must be symmetric around 0. For `kind` "labels" they are ids of the palette.
+    is for signed maps; its range must be symmetric around 0. For `kind` "labels" they are ids of the palette. `hint`
+    says what the name means, and over a layer with `is_outlined` labels show their outlines alone.
     """
 
     name: str = Field(max_length=60)
@@ -80,6 +81,8 @@ class Layer(GradioModel):
     kind: Literal["image", "labels"] = "image"
     colormap: Literal["gray", "diverging"] = "gray"
     value_range: tuple[float, float] = (0.0, 1.0)
+    hint: str = Field(default="", max_length=200)
+    is_outlined: bool = False
 
 
 class SliceCanvasData(GradioModel):
@@ -248,6 +251,8 @@ def image_layer(
     *,
     value_range: tuple[float, float] = (0.0, 1.0),
     colormap: Literal["gray", "diverging"] = "gray",
+    hint: str = "",
+    is_outlined: bool = False,
 ) -> Layer:
     """Publish an intensity volume as a layer, in 256 steps from `value_range[0]` to `value_range[1]`.
 
@@ -257,6 +262,8 @@ def image_layer(
         cache_dir: See `publish_volume`.
         value_range: The intensities of the first and the last step; symmetric around 0 for a difference.
         colormap: "gray", or "diverging" (blue, black, orange) for a difference.
+        hint: What the name means.
+        is_outlined: Whether labels over it show their outlines alone.
 
     Raises:
         ValueError: The range is empty, or the array is not three-dimensional.
@@ -266,7 +273,14 @@ def image_layer(
         raise ValueError(f"value_range must grow, not go from {low} to {high}.")
     scaled = (np.asarray(array, dtype=np.float32) - low) * (255.0 / (high - low))
     steps = np.rint(np.nan_to_num(scaled, nan=0.0).clip(0, 255)).astype(np.uint8)
-    return Layer(name=name, file=publish_volume(steps, cache_dir), colormap=colormap, value_range=(low, high))
+    return Layer(
+        name=name,
+        file=publish_volume(steps, cache_dir),
+        colormap=colormap,
+        value_range=(low, high),
+        hint=hint,
+        is_outlined=is_outlined,
+    )
 
 
 def label_layer(name: str, labels: ArrayLike, cache_dir: str | Path) -> Layer:

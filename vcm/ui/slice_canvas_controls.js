@@ -6,6 +6,8 @@ const SHORTCUTS = [
   { keys: "Shift + arrows", text: "move the crosshair" },
   { keys: "Shift + drag", text: "move the crosshair, whatever the tool", editor: true },
   { keys: "Ctrl + wheel, pinch", text: "zoom" },
+  { keys: "One finger", text: "draw; two fingers move and zoom", editor: true },
+  { keys: "Tap a small plane", text: "show it large" },
   { keys: "Middle or Alt + drag", text: "pan" },
   { keys: "Right drag", text: "contrast and brightness" },
   { keys: "B, E, V", text: "draw, erase, locate", editor: true },
@@ -103,7 +105,11 @@ class Controls {
   showChoices() {
     const { host, parts } = this;
     parts.layers.hidden = host.layers.length < 2;
-    parts.layers.replaceChildren(...host.layers.map(({ name }, index) => choice(index, name)));
+    parts.layers.replaceChildren(...host.layers.map(({ name, hint }, index) => {
+      const button = choice(index, name);
+      if (hint) button.title = hint;
+      return button;
+    }));
     parts.labels.replaceChildren(...host.labels.map((label) => labelChip(label, host.editable)));
     if (host.layered && host.labels.length) parts.labels.prepend(layeredChip(host));
     parts.hint.hidden = !host.props.hint || host.labels.length === 0;

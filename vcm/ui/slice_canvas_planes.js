@@ -94,9 +94,10 @@ class PlaneView {
     this.showPosition(frame);
     for (const [slot, share] of host.baseShares().entries()) this.paintBase(share, slot, frame);
     const overlay = host.overlayOnShow();
-    // A filled label would hide the very place where a difference map has something to show.
-    const isMap = host.layer?.colormap === "diverging";
-    if (overlay) this.paintLabels(overlay, isMap ? 0 : host.opacity, Math.min(1, host.opacity + 0.45), frame);
+    // A filled label would hide the very place where a difference map has something to show, and it would look like a
+    // lesion in a volume that was made without one.
+    const isOutlined = host.layer?.colormap === "diverging" || host.layer?.is_outlined;
+    if (overlay) this.paintLabels(overlay, isOutlined ? 0 : host.opacity, Math.min(1, host.opacity + 0.45), frame);
     this.paintSeam();
     this.paintCrosshair();
     this.paintBrush();

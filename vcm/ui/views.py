@@ -21,6 +21,7 @@ from vcm.ui.session_files import write_downloads
 from vcm.ui.slice_canvas import Layer, SliceCanvasData, canvas_value, image_layer, publish_volume
 
 PAIR_TITLES = ("Controlled", "Uncontrolled")
+PAIR_HINTS = ("Made with what was drawn.", "Made from the same noise, without what was drawn.")
 
 _MOST_DIFFERENCE = 0.5  # of the intensity range; what differs more is a lesion and may saturate
 
@@ -68,11 +69,11 @@ def _show_all_on_grid(result: GenerationResult) -> GenerationResult:
 def view_result(result: GenerationResult, palette: Palette, folder: Path) -> ResultView:
     """Publish a result's volumes and their difference, with the drawn condition over them."""
     result = _show_all_on_grid(result)
-    layers = [image_layer("Controlled", result.controlled.array, folder)]
+    layers = [image_layer("Controlled", result.controlled.array, folder, hint=PAIR_HINTS[0])]
     if result.uncontrolled is not None:
         difference = result.controlled.array - result.uncontrolled.array
         layers += [
-            image_layer("Uncontrolled", result.uncontrolled.array, folder),
+            image_layer("Uncontrolled", result.uncontrolled.array, folder, hint=PAIR_HINTS[1], is_outlined=True),
             view_difference(difference, folder),
         ]
     drawn = result.conditions.get(palette.modality)

@@ -14,7 +14,7 @@ _EXAMPLES_TEMPLATE = """
   {{#each examples}}
   <button type="button" data-slug="{{slug}}">
     <img src="{{picture}}" alt="" width="42" height="56">
-    <span><b>{{title}}</b><small>{{sentence}}</small></span>
+    <span><b>{{title}}</b><small title="{{sentence}}">{{sentence}}</small></span>
   </button>
   {{/each}}
 </nav>

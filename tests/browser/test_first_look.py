@@ -71,7 +71,34 @@ def test_an_edit_and_an_empty_drawing_are_named(studio: Studio, page_at: PageAt)
     page.locator("#editor [data-action=clear]").click()
     expect(status(page)).to_contain_text("The drawing is empty: Generate makes a brain without a tumor.")
     page.locator("#editor [data-action=undo]").click()
+    expect(status(page)).to_contain_text("a finished example")  # it is the very drawing of it again
+    draw_blob(page, right=0.35, up=0.5)
     expect(status(page)).to_contain_text("The drawing has changed")
+
+
+def test_an_example_takes_no_drawing_away(studio: Studio, page_at: PageAt) -> None:
+    page = open_page(page_at, studio)
+    draw_blob(page, right=0.35, up=0.5)
+    labels = page.locator("#editor [data-part=labels]")
+    drawn = labels.inner_text()
+    page.locator("#examples [data-slug]").nth(1).click()
+    expect(status(page)).to_contain_text("a finished example")
+    expect(labels).not_to_have_text(drawn, use_inner_text=True)
+    page.locator("#editor [data-action=undo]").click()
+    expect(labels).to_have_text(drawn, use_inner_text=True)
+    expect(status(page)).to_contain_text("The drawing has changed")
+
+
+def test_undo_and_redo_lead_back_to_what_was_said_of_the_run(studio: Studio, page_at: PageAt) -> None:
+    page = open_page(page_at, studio)
+    draw_blob(page, right=0.35, up=0.5)
+    set_seed(page, 5)
+    generate(page)
+    told = status(page).inner_text()
+    page.locator("#editor [data-action=undo]").click()
+    expect(status(page)).not_to_have_text(told, use_inner_text=True)
+    page.locator("#editor [data-action=redo]").click()
+    expect(status(page)).to_have_text(told, use_inner_text=True)
 
 
 def test_a_cancelled_run_leaves_what_was_there_before(studio: Studio, page_at: PageAt, tmp_path) -> None:

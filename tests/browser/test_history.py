@@ -67,6 +67,8 @@ def coordinates(page: Page, name: str) -> str:
 def test_a_run_comes_back_with_its_volumes_its_files_and_nothing_is_sampled(small_studio, page_at: PageAt, tmp_path):
     page = open_page(page_at, small_studio)
     expect(page.locator("#history")).to_contain_text("Your finished runs will be listed here")
+    page.locator("#editor [data-setting=brushMm]").fill("10")
+    draw_blob(page, 0.6, 0.5)
     run_with_seed(page, 5)
     first = shown_files(page)
     run_with_seed(page, 6)
@@ -75,11 +77,14 @@ def test_a_run_comes_back_with_its_volumes_its_files_and_nothing_is_sampled(smal
     hook = small_studio.pipeline.backbone.diffusion.register_forward_hook(lambda *_: calls.append(1))
     draw_blob(page, 0.4, 0.5)
     drawn = page.locator("#editor [data-part=labels]").inner_text()
+    page.evaluate("vcmSliceCanvas.find('editor').setCrosshair([-70, 60, -60])")  # where nothing is drawn
+    expect(page.locator("#viewer [data-part=labelName]")).to_have_text("")
     runs(page).last.click()
-    expect(status(page)).to_contain_text("Run 1 is shown again")
+    expect(status(page)).to_contain_text("Run 1 is shown again, beside the drawing and settings of now.")
     expect(runs(page).last).to_have_attribute("aria-current", "true")
     expect(runs(page).first).not_to_have_attribute("aria-current", "true")
     assert shown_files(page) == first
+    expect(page.locator("#viewer [data-part=labelName]")).not_to_have_text("")  # the planes go to its tumor
     recipe = json.loads(download(page, "recipe", tmp_path).read_text())
     hook.remove()
     assert recipe["request"]["seed"] == 5

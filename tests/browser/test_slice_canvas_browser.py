@@ -713,14 +713,17 @@ def test_a_new_image_from_python_keeps_the_drawing_and_its_history(studio: Studi
     np.testing.assert_array_equal(studio.drawing(page), drawn)
 
 
-def test_a_new_mask_from_python_replaces_the_drawing(studio: Studio, page: Page) -> None:
+def test_a_new_mask_from_python_replaces_the_drawing_until_it_is_undone(studio: Studio, page: Page) -> None:
     stroke(page)
-    studio.drawing(page)
+    drawn = studio.drawing(page)
     page.click("#example")
     expect(page.locator("#editor [data-value='2'] small")).to_have_text("9.6 ml")
     expect(page.locator("#editor [data-value='1'] small")).to_have_text("0.0 ml")
-    expect(page.locator("#editor [data-action=undo]")).to_be_disabled()
     assert coordinates(page) == pytest.approx([30, 4, 28], abs=SPACING)  # in the middle of the lesion
+    page.click("#editor [data-action=undo]")
+    np.testing.assert_array_equal(studio.drawing(page), drawn)
+    page.click("#editor [data-action=redo]")
+    expect(page.locator("#editor [data-value='2'] small")).to_have_text("9.6 ml")
     dab(page, 0.7, 0.5)
     assert set(np.unique(studio.drawing(page))) == {0, 1, 2}
 

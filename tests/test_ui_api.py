@@ -79,6 +79,14 @@ def mask(tumor: Volume, tmp_path: Path) -> Path:
     return path
 
 
+def test_the_app_opens_where_its_page_is_slow_to_answer(pipeline, monkeypatch):
+    monkeypatch.setattr("gradio.networking.url_ok", lambda url: False)  # it did not answer within three seconds
+    blocks = build_app(pipeline)
+    blocks.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options())
+    assert httpx.get(f"{blocks.local_url}config", timeout=60).is_success
+    blocks.close(verbose=False)
+
+
 def test_generate_gives_the_files_and_the_recipe_of_the_run(client, mask, pipeline, tumor):
     files, recipe = client.predict(tumor=handle_file(mask), num_inference_steps=3, seed=7, api_name="/generate")
     volumes = {Path(file).name: file for file in files}

@@ -43,7 +43,7 @@ def launch_on_free_port(blocks: gr.Blocks, **options: object) -> str:
         quiet=True,
         ssr_mode=False,
         run_history=False,
-        **options,  # type: ignore[arg-type]
+        **({"_frontend": False} | options),  # type: ignore[arg-type]
     )
     return str(url)
 

@@ -128,6 +128,9 @@ def launch_options(*, mcp: bool = False) -> dict[str, Any]:
         "state_session_capacity": _MOST_SESSIONS,
         "mcp_server": mcp,
         "app_kwargs": {"middleware": [build_guard()]},
+        # Else Gradio asks for the page itself and ends the app where that takes more than three seconds, as on a busy
+        # machine, or with a browser that waits for a restart.
+        "_frontend": False,
     }
 
 

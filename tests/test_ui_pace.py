@@ -54,3 +54,10 @@ def test_a_run_that_was_all_cached_teaches_nothing():
 def test_the_work_of_a_request_is_what_it_computes(compare, is_controlled, work):
     request = GenerationRequest(num_inference_steps=7, compare=compare)
     assert Workload.of(request, is_controlled=is_controlled) == Workload(*work)
+
+
+def test_a_run_that_goes_slower_than_those_before_says_so():
+    pace, work = Pace(), Workload(10, 10)
+    pace.learn(work, {"sample": 10.0, "decode": 2.0})
+    assert pace.estimate_rest(work, 4, 10, seconds_a_step=5.0) == pytest.approx(6 * 5.0 + 2.0)
+    assert Pace().estimate_rest(work, 4, 10, seconds_a_step=5.0) == pytest.approx(30.0)

@@ -358,6 +358,7 @@ class Actions:
             page.download_note: "",
             **{button: gr.update(visible=False) for button in page.downloads.values()},
         }
+        first: tuple[int, float] | None = None  # a step and when it ended
         with closing(self._studio.run(run)) as events:
             for event in events:
                 if isinstance(event, Finished):
@@ -372,11 +373,16 @@ class Actions:
                     again = {part: value for part, value in shown.items() if part is not page.editor}
                     yield again | self._offer(Shown(view, files, facts=facts))
                 else:
-                    yield self._show_progress(event, run, folder)
+                    now = time.monotonic()
+                    first = first or (event.step, now)
+                    done = event.step - first[0]
+                    yield self._show_progress(event, run, folder, (now - first[1]) / done if done else None)
 
-    def _show_progress(self, event: Progress, run: GenerationRequest, folder: Path) -> Updates:
+    def _show_progress(
+        self, event: Progress, run: GenerationRequest, folder: Path, seconds_a_step: float | None
+    ) -> Updates:
         work = Workload.of(run, is_controlled=bool(run.conditions))
-        rest = self._studio.pace.estimate_rest(work, event.step, event.num_inference_steps)
+        rest = self._studio.pace.estimate_rest(work, event.step, event.num_inference_steps, seconds_a_step)
         updates: Updates = {self._page.status: words.progress(event.step, event.num_inference_steps, rest)}
         if event.preview is not None:
             updates[self._page.viewer] = self._view_progress(event, run, folder)

@@ -57,12 +57,19 @@ class Pace:
             return None
         return work.evaluations * self._per_evaluation + work.volumes * self._per_volume
 
-    def estimate_rest(self, work: Workload, step: int, num_inference_steps: int) -> float | None:
-        """Return about how long a run still takes after a step, or None where no run has been seen."""
-        if self._per_evaluation is None:
+    def estimate_rest(
+        self, work: Workload, step: int, num_inference_steps: int, seconds_a_step: float | None = None
+    ) -> float | None:
+        """Return about how long a run still takes after a step, or None where nothing is known.
+
+        Args:
+            seconds_a_step: as this very run has gone so far; it knows better than the runs before.
+        """
+        if seconds_a_step is None and self._per_evaluation is not None:
+            seconds_a_step = work.evaluations * self._per_evaluation / num_inference_steps
+        if seconds_a_step is None:
             return None
-        left = (num_inference_steps - step) / num_inference_steps
-        return work.evaluations * self._per_evaluation * left + work.volumes * self._per_volume
+        return (num_inference_steps - step) * seconds_a_step + work.volumes * self._per_volume
 
 
 def _average(known: float | None, seen: float) -> float:

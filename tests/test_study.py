@@ -208,6 +208,7 @@ def test_a_study_trains_all_alike_and_keeps_each_result(conducted):
     out, results = conducted
     assert json.loads((out / RESULTS_FILE).read_text()) == results
     assert results["plan"] == PLAN.to_json()
+    assert StudyPlan.from_json(results["plan"]) == PLAN
     for name, run in results["runs"].items():
         rate = choose_rate(results["runs"], run["method"], PLAN)
         tuned = run["samples"] == 2 and run["seed"] == 0 and run["arm"] == "tumor" and run["variant"] is None
@@ -285,6 +286,7 @@ def test_the_tables_tell_what_was_run_and_leave_out_what_was_not(conducted):
     for _, told in VARIANTS.values():
         assert told in text
     assert "Guidance" in text
+    assert f"So far {len(results['runs'])} of {len(list(list_runs(PLAN)))} trainings" in text
     assert "| simulated originals (ceiling) | 2 |" in text
     assert any(line.startswith("ControlNet") for line in list_lines(results))
     few = {**results, "runs": {name: run for name, run in results["runs"].items() if run["method"] == "published"}}

@@ -65,6 +65,11 @@ class StudyPlan:
         """The size in the middle."""
         return self.sizes[1]
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> StudyPlan:
+        """Return the plan that `to_json` wrote."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON types."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}

@@ -8,7 +8,7 @@ from typing import Any
 from vcm.model_card import markdown_table
 from vcm.study.measuring import FLOOR
 from vcm.study.methods import BUILDERS, TITLES
-from vcm.study.plan import REPEATED, VARIANTS, find_main
+from vcm.study.plan import REPEATED, VARIANTS, StudyPlan, find_main, list_runs
 
 Row = tuple[str, ...]
 
@@ -31,7 +31,7 @@ def summarize_study(results: Mapping[str, Any]) -> str:
         f"Every training: {plan['steps']} steps of {plan['batch_size']} pairs on the frozen backbone; "
         f"{plan['subjects']} test subjects whose largest lesion has at least {plan['lesion_mm']:g} mm, "
         f"{plan['num_inference_steps']} steps of sampling, guidance 1. On simulated data from one template. "
-        f"{len(results['runs'])} trainings, {_hours(results)} hours of training in all.\n\n"
+        f"{_count(results)}, {_hours(results)} hours of training in all.\n\n"
     )
     for title, table in tabulate_study(results).items():
         if len(table) > 1:
@@ -190,6 +190,13 @@ def _dice(figures: Mapping[str, Any]) -> str:
 
 def _told(found: Mapping[str, Any] | None, form: str) -> str:
     return "" if found is None or found["value"] is None else form.format(found["value"])
+
+
+def _count(results: Mapping[str, Any]) -> str:
+    """Return how many trainings there are, and of how many where some are still to come."""
+    plan = StudyPlan.from_json(results["plan"])
+    done, planned = len(results["runs"]), sum(1 for _ in list_runs(plan))
+    return f"{done} trainings" if done >= planned else f"So far {done} of {planned} trainings"
 
 
 def _hours(results: Mapping[str, Any]) -> str:

@@ -68,7 +68,10 @@ class StudyPlan:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> StudyPlan:
         """Return the plan that `to_json` wrote."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        arguments: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        return cls(**arguments)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON types."""

@@ -44,3 +44,5 @@ def test_an_evaluation_is_read_in_order_of_size_and_only_by_its_own_weights(tmp_
 
 def test_an_evaluation_without_subjects_has_no_lesions() -> None:
     assert read_calibration({"sections": {}}) == Calibration(())
+    judged = {"tumor_dice_originals": {"value": 0.7}, "tumor_dice_round_trip": {"value": 0.6}}
+    assert read_calibration({"sections": {"autoencoder": judged}}).ceilings == (0.7, 0.6)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from vcm.calibration import Calibration, Lesion
 from vcm.ui import words
 
 NOTHING = {"whole": 0.0, "core": 0.0, "enhancing": 0.0}
@@ -96,3 +97,12 @@ def test_the_limits_name_what_the_model_has_learned_from(model, origin):
     assert origin in words.limits(model)
     assert words.limits(model).endswith("for research and teaching only, never for a diagnosis.")
     assert words.limits(model).count(".") == 1
+
+
+def test_what_the_judge_itself_reaches_stands_beside_the_overlap():
+    lesion = Lesion(drawn_ml=9.0, found_ml=9.0, diameter_mm=20.0, dice=0.5)
+    told = words.ceilings(Calibration((lesion,), (0.7, 0.6)))
+    assert "over 1 test subjects" in told
+    assert "0.70 on the simulated scans" in told
+    assert "0.60 after" in told
+    assert words.ceilings(None) == words.ceilings(Calibration((lesion,))) == ""

@@ -32,9 +32,14 @@ class Lesion:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The lesions of an evaluation, rising in drawn volume."""
+    """The lesions of an evaluation, rising in drawn volume, and how well the judge finds what truly is there.
+
+    `ceilings` are its mean whole-tumor Dice on the simulated originals and on their round trips through the
+    autoencoder: no generated volume can be expected to score more.
+    """
 
     lesions: tuple[Lesion, ...]
+    ceilings: tuple[float, float] | None = None
 
     @property
     def smallest_followed(self) -> Lesion | None:
@@ -60,7 +65,10 @@ def read_calibration(evaluation: Mapping[str, Any]) -> Calibration:
         for row in rows
         if row["dice"]["whole"] is not None
     ]
-    return Calibration(tuple(sorted(lesions, key=lambda lesion: lesion.drawn_ml)))
+    judged = evaluation.get("sections", {}).get("autoencoder", {})
+    values = [judged.get(f"tumor_dice_{name}", {}).get("value") for name in ("originals", "round_trip")]
+    ceilings = None if None in values else (values[0], values[1])
+    return Calibration(tuple(sorted(lesions, key=lambda lesion: lesion.drawn_ml)), ceilings)
 
 
 def load_calibration(folder: Path, weights: Mapping[str, str]) -> Calibration | None:

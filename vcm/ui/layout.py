@@ -144,6 +144,7 @@ def build_layout(
             scene = Scene(files.scene if files else None, elem_id="scene")
             downloads, download_note = _build_downloads((*modalities, *images), files)
             adherence = gr.HTML(result.adherence if result else "", elem_id="adherence")
+            gr.HTML(words.ceilings(teaching.calibration), elem_id="ceilings")
             history = build_history()
             with gr.Column(elem_classes=["modality", "restore"], min_width=0):
                 share = build_share_link()

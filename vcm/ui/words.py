@@ -7,6 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vcm.calibration import Calibration
     from vcm.ui.run_facts import RunFacts
 
 RUNNING = 'data-kind="running"'
@@ -127,6 +128,17 @@ def adherence(measured: Mapping[str, Any] | None) -> str:
         "Does it follow the drawing?",
         body + '<p class="fine">Overlap is the Dice score, 0 to 1, by a segmenter that had no part in the generation '
         "and makes mistakes of its own.</p>",
+    )
+
+
+def ceilings(calibration: Calibration | None) -> str:
+    """Return what the overlap of a generated tumor has to be held against, or nothing where it was not measured."""
+    if calibration is None or calibration.ceilings is None:
+        return ""
+    originals, round_trips = calibration.ceilings
+    return note(
+        f"The segmenter's own limit, over {len(calibration.lesions)} test subjects with tumors of all sizes: an overlap "
+        f"of {originals:.2f} on the simulated scans themselves, {round_trips:.2f} after the autoencoder's round trip."
     )
 
 

@@ -38,11 +38,11 @@ def test_a_loop_samples_the_latent_of_the_volume_that_the_pipeline_makes(pipelin
     np.testing.assert_allclose(volume, pipeline(request).controlled.array, atol=1e-6)
 
 
-def test_more_steps_come_nearer_to_the_exact_solution(pipeline):
+def test_more_steps_come_nearer_to_the_exact_solution(pipeline, tmp_path):
     loops = {"published": Loop(pipeline, "ddim", 50)}
     loops |= {f"ddim {steps}": Loop(pipeline, "ddim", steps) for steps in (5, 20)}
     cases = [Case(solid_request(pipeline, 1, seed=seed)) for seed in range(2)]
-    rows = measure_quality(loops, cases, noises=2, masks=0, reference_steps=100)["loops"]
+    rows = measure_quality(loops, cases, noises=2, masks=0, cache=tmp_path, reference_steps=100)["loops"]
     distances = [rows[name]["distance"]["value"] for name in ("ddim 5", "ddim 20", "published")]
     assert distances[0] > distances[1] > distances[2] > 0
     assert rows["ddim 5"]["distance"]["count"] == 2
@@ -60,13 +60,13 @@ def test_the_overlap_is_that_of_the_drawn_and_the_found_tumor(pipeline):
     assert score(found_by(pipeline, 0 * drawn), latent, drawn) == 0.0
 
 
-def test_each_loop_is_compared_with_the_published_one_mask_by_mask(pipeline, monkeypatch):
+def test_each_loop_is_compared_with_the_published_one_mask_by_mask(pipeline, tmp_path, monkeypatch):
     overlaps = iter([0.8, 0.6, 0.7, 0.58])  # two masks of the published loop, then two of ours
     monkeypatch.setattr(quality, "score", lambda *_: next(overlaps))
     drawn = np.ones(pipeline.grid.shape, np.uint8)
     cases = [Case(solid_request(pipeline, 1, seed=seed), drawn) for seed in range(3)]
     loops = {"published": Loop(pipeline, "ddim", 2), "ours": Loop(pipeline, "unipc", 1)}
-    rows = measure_quality(loops, cases, noises=3, masks=2, reference_steps=2)["loops"]
+    rows = measure_quality(loops, cases, noises=3, masks=2, cache=tmp_path, reference_steps=2)["loops"]
     assert rows["ours"]["dices"] == [0.7, 0.58]
     assert rows["ours"]["dice_below_published"]["value"] == pytest.approx(0.06)
     assert rows["published"]["dice_below_published"]["value"] == 0.0

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from vcm import simulate
 from vcm.checkpoint import CheckpointError, load_model, save_model
+from vcm.dataset import cached_tensor
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
 from vcm.segmenter import Segmenter, SegmenterConfig
 from vcm.train import stages
 from vcm.train.adapter import AdapterRecipe, measure_overhead, train_adapter
 from vcm.train.diffusion import stratified_timesteps, train_diffusion
-from vcm.train.latents import WHITENING_FLOOR_SHARE, cached_tensor, encode_images, measure_whitening
+from vcm.train.latents import WHITENING_FLOOR_SHARE, encode_images, measure_whitening
 from vcm.train.loop import LoopConfig, count_steps, run_loop
 from vcm.train.record import read_training
 from vcm.volume import Volume

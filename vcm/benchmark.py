@@ -33,7 +33,7 @@ from vcm.benchmark_loops import (
 )
 from vcm.benchmark_quality import list_cases, measure_quality, measures_adherence
 from vcm.benchmark_table import collect_ratios
-from vcm.dataset import read_json, write_json
+from vcm.dataset import read_earlier, write_json
 from vcm.pipeline import Pipeline
 from vcm.precision import has_native_bfloat16
 from vcm.request import GenerationRequest
@@ -113,13 +113,11 @@ def benchmark(
         "torch": torch.__version__,
         "plan": {**asdict(plan), "solvers": {solver: list(steps) for solver, steps in plan.solvers}},
     }
-    found = read_json(path) if resume and path.exists() else {}
-    if any(found.get(name) != value for name, value in identity.items()):
-        found = {}
-    if not found:
+    earlier = read_earlier(path, identity) if resume else None
+    if earlier is None:
         shutil.rmtree(cache, ignore_errors=True)
     cache.mkdir(parents=True, exist_ok=True)
-    results: dict[str, Any] = found or {
+    results: dict[str, Any] = earlier or {
         **identity,
         "loops": {name: _describe(loop) for name, loop in loops.items()},
         "counts": count_calls(published, conditions, plan),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from vcm import simulate
 from vcm.adherence import dice
 from vcm.benchmark_loops import Loop, solid_request
-from vcm.dataset import read_json, write_json
+from vcm.dataset import cached_tensor, read_json, write_json
 from vcm.evaluate import EvaluationPlan, build_request, subjects_with_tumor
 from vcm.metrics import summarize
 from vcm.pipeline import Pipeline
@@ -67,8 +66,8 @@ def measure_quality(
     *,
     noises: int,
     masks: int,
+    cache: Path,
     reference_steps: int | None = None,
-    cache: Path | None = None,
 ) -> Section:
     """Return distance and adherence of every loop's controlled volumes.
 
@@ -84,20 +83,20 @@ def measure_quality(
         cases: as many as the larger of the next two.
         noises: how many cases the distance is measured on.
         masks: how many cases the adherence is measured on.
-        reference_steps: of the exact solution; all of the schedule when not given.
         cache: a folder that keeps the exact solutions and each loop's figures, to go on from.
+        reference_steps: of the exact solution; all of the schedule when not given.
     """
     exact = loops["published"].pipeline
     steps = reference_steps or exact.config.backbone.schedule.num_train_timesteps
     exact_loop = Loop(exact, "ddim", steps)
     references = [
-        _kept(cache, f"exact-{index}", partial(sample_latent, exact_loop, case.request))
+        cached_tensor(cache / f"exact-{index}.pt", partial(sample_latent, exact_loop, case.request))
         for index, case in enumerate(tqdm(cases[:noises], desc="exact", unit="sample"))
     ]
     rows: dict[str, Section] = {}
     for name, loop in loops.items():
-        kept = cache / f"{name}.json" if cache else None
-        if kept is not None and kept.is_file():
+        kept = cache / f"{name}.json"
+        if kept.is_file():
             rows[name] = read_json(kept)
             continue
         distances, dices = [], []
@@ -114,8 +113,7 @@ def measure_quality(
             "dice_below_published": summarize(below),
             "dices": dices,
         }
-        if kept is not None:
-            write_json(kept, rows[name])
+        write_json(kept, rows[name])
     return {"reference_steps": steps, "noises": noises, "masks": masks, "loops": rows}
 
 
@@ -129,17 +127,6 @@ def sample_latent(loop: Loop, request: GenerationRequest) -> Tensor:
         for step in pipeline.start_chain(job, pipeline.encode(job)):
             latent = step.latent  # the steps themselves, kept, would fill the memory
     assert latent is not None, "a run has a step"
-    return latent
-
-
-def _kept(cache: Path | None, name: str, make: Callable[[], Tensor]) -> Tensor:
-    """Return a latent, made unless the folder holds it."""
-    path = cache / f"{name}.safetensors" if cache else None
-    if path is not None and path.is_file():
-        return load_file(path)["latent"]
-    latent = make()
-    if path is not None:
-        save_file({"latent": latent.cpu().contiguous()}, path)
     return latent
 
 

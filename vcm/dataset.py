@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from filelock import FileLock
 from numpy.lib.format import open_memmap
+from torch import Tensor
 
 from vcm import simulate
 from vcm.whole_files import reserve, write_whole
@@ -136,10 +138,27 @@ def _read_or_simulate(
     )
 
 
+def cached_tensor(path: Path, make: Callable[[], Tensor]) -> Tensor:
+    """Read a tensor from `path`, or make it and keep it there; of several processes that want it, one makes it."""
+    with FileLock(f"{path}.lock"):
+        if path.exists():
+            return torch.load(path, weights_only=True)
+        tensor = make()
+        with write_whole(path) as file:
+            torch.save(tensor, file)
+        return tensor
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read what `write_json` wrote."""
     content: dict[str, Any] = json.loads(path.read_text())
     return content
+
+
+def read_earlier(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Read results to go on with; None where there are none, or where they are of something else than `identity`."""
+    earlier = read_json(path) if path.exists() else {}
+    return earlier if earlier and all(earlier.get(name) == value for name, value in identity.items()) else None
 
 
 def write_json(path: Path, content: dict) -> None:

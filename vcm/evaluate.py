@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from vcm import simulate
 from vcm.adherence import dice, score_anatomy, score_tumor
-from vcm.dataset import read_json, write_json
+from vcm.dataset import read_earlier, write_json
 from vcm.evaluate_modalities import SECTION, list_combinations, measure_modalities
 from vcm.image_conditions import CONTRASTS
 from vcm.metrics import (
@@ -102,11 +102,8 @@ def evaluate(
         "precision": environment.precision,
         "plan": {name: getattr(plan, name) for name in EvaluationPlan.__dataclass_fields__},
     }
-    results: dict[str, Any] = {**identity, "sections": {}}
-    if resume and path.exists():
-        earlier = read_json(path)
-        if all(earlier.get(name) == value for name, value in identity.items()):
-            results = earlier
+    earlier = read_earlier(path, identity) if resume else None
+    results: dict[str, Any] = earlier or {**identity, "sections": {}}
 
     tumor_subjects = _Lazy(lambda: subjects_with_tumor(plan))
     sections: dict[str, Callable[[], Section]] = {

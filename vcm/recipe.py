@@ -10,10 +10,8 @@ import json
 import math
 import os
 import platform
-import uuid
 import zlib
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +24,7 @@ from vcm import __version__
 from vcm.conditions import MODALITIES, PreparedCondition
 from vcm.request import GenerationRequest
 from vcm.volume import MAX_VOXELS, Volume, VolumeError
+from vcm.whole_files import write_whole
 
 SCHEMA = "vcm-recipe/1"
 MAX_RECIPE_BYTES = 2**24  # a label map that compresses badly stays far below
@@ -154,17 +153,12 @@ def save_recipe(recipe: Mapping[str, Any], path: str | os.PathLike[str]) -> None
     Raises:
         RecipeError: the disk refuses.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        temporary.write_text(json.dumps(recipe, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        with write_whole(Path(path)) as file:
+            file.write((json.dumps(recipe, indent=2, allow_nan=False) + "\n").encode())
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else "the disk refused"
         raise RecipeError(f"The recipe could not be saved: {reason}.") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def recipe_key(recipe: Mapping[str, Any]) -> str:

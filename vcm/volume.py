@@ -3,9 +3,7 @@
 import gzip
 import itertools
 import os
-import uuid
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -31,6 +29,7 @@ from vcm.affines import (
 from vcm.errors import VolumeError
 from vcm.payload import Payload, open_payload
 from vcm.resample import resample
+from vcm.whole_files import write_whole
 
 __all__ = ["MAX_VOXELS", "Volume", "VolumeError", "as_labels"]
 
@@ -129,22 +128,17 @@ class Volume:
         path = Path(path)
         if not path.name.endswith((".nii", ".nii.gz")):
             raise VolumeError("A volume is saved under a name that ends in .nii or .nii.gz.")
-        temporary = path.with_name(f".{uuid.uuid4().hex}.part")
         try:
-            with temporary.open("xb") as file:
+            with write_whole(path) as file:
                 if path.suffix == ".gz":
                     # Neither a name nor a time: both would tell of the user and change the bytes.
                     with gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=6, mtime=0) as stream:
                         stream.write(self._to_nifti())
                 else:
                     file.write(self._to_nifti())
-            temporary.replace(path)
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else "the disk refused"
             raise VolumeError(f"The volume could not be saved: {reason}.") from None
-        finally:
-            with suppress(OSError):
-                temporary.unlink()
 
     def to_grid(self, shape: Sequence[int], affine: NDArray, labels: bool = False) -> "Volume":
         """Bring the volume to another grid by its place in the world; what it does not cover becomes 0.

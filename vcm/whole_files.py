@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,12 +14,14 @@ from typing import Any, BinaryIO
 def write_whole(path: Path) -> Iterator[BinaryIO]:
     """Open a file that takes the place of `path` once it is complete; where that fails, nothing of it stays.
 
+    Several processes and threads may write the same one: the last that is done wins.
+
     Raises:
         OSError: the disk refuses, also where a library that was given the file tells it as another error.
     """
-    partial = path.with_name(f"{path.name}.part")
+    partial = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        with partial.open("wb") as file:
+        with partial.open("xb") as file:
             remembering = _Remembering(file)
             try:
                 yield remembering  # type: ignore[misc]
@@ -65,6 +68,5 @@ class _Remembering:
             self.refusal = error
             raise
 
-    def flush(self) -> None:
-        """Flush as the file does."""
-        self._file.flush()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)

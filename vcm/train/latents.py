@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from vcm.autoencoder import Autoencoder
+from vcm.dataset import cached_tensor
 from vcm.precision import autocast
-from vcm.whole_files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -60,14 +58,3 @@ def measure_whitening(means: Tensor) -> tuple[Tensor, Tensor]:
     mean, deviation = means.mean(0), means.std(0)
     typical = deviation.square().mean((1, 2, 3), keepdim=True).sqrt()
     return mean, torch.maximum(deviation, WHITENING_FLOOR_SHARE * typical)
-
-
-def cached_tensor(path: Path, make: Callable[[], Tensor]) -> Tensor:
-    """Read a tensor from `path`, or make it and keep it there; of several processes that want it, one makes it."""
-    with FileLock(f"{path}.lock"):
-        if path.exists():
-            return torch.load(path, weights_only=True)
-        tensor = make()
-        with write_whole(path) as file:
-            torch.save(tensor, file)
-        return tensor

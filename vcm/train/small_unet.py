@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
 from monai.networks.nets import UNet
-from monai.transforms import Transform
-from monai.transforms.transform import Randomizable
+from monai.transforms import Compose
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -24,7 +23,7 @@ _LEARNING_RATE = 3e-3
 
 def train_small_unet(
     samples: Sequence[Mapping[str, NDArray[np.generic]]],
-    transform: Transform,
+    transform: Compose,
     criterion: Callable[[Tensor, Tensor], Tensor],
     steps: int,
     out: Path,
@@ -39,7 +38,6 @@ def train_small_unet(
 
     def loss_function(network: nn.Module, step: int, random: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         chosen, seed = (int(torch.randint(limit, (1,), generator=random)) for limit in (len(samples), 2**31))
-        assert isinstance(transform, Randomizable)
         transform.set_random_state(seed)
         sample = samples[chosen]
         seen = transform({INPUT: _to_tensor(sample[INPUT]), TARGET: _to_tensor(sample[TARGET])[None]})

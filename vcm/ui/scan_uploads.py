@@ -24,6 +24,7 @@ from vcm.ui.failures import FORESEEN, explain
 from vcm.ui.session_files import session_folder
 from vcm.ui.slice_canvas import SliceCanvasData, image_layer
 from vcm.volume import Volume, as_labels
+from vcm.whole_files import write_whole
 
 if TYPE_CHECKING:
     from vcm.pipeline import Pipeline
@@ -131,10 +132,8 @@ def keep_scan(folder: Path, name: str, volume: Volume) -> None:
     """Keep a scan for the rest of a session, with every digit of its place, and without its file's name or header."""
     target = folder / _FOLDER / f"{name}.npz"
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_suffix(".part")
-    with draft.open("wb") as file:
+    with write_whole(target) as file:
         np.savez(file, array=volume.array, affine=volume.affine)
-    draft.replace(target)
 
 
 def find_scan(folder: Path, name: str) -> Volume | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-import tempfile
 import zlib
 from collections.abc import Sequence
 from math import prod
@@ -14,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from gradio.data_classes import FileData
 from numpy.typing import NDArray
+
+from vcm.whole_files import write_whole
 
 _GZIP_LEVEL = 4  # a live preview is published in about 15 ms and is within 3 % of the smallest size
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS  # zlib's way to say "a gzip member, with its checksum verified"
@@ -53,7 +54,8 @@ def publish_volume(array: NDArray[np.uint8], cache_dir: str | Path) -> FileData:
         os.utime(target)  # a cache that deletes by age must not take a file that is in use again
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_whole(target, gzip.compress(voxels, _GZIP_LEVEL, mtime=0))
+        with write_whole(target) as file:
+            file.write(gzip.compress(voxels, _GZIP_LEVEL, mtime=0))
     return FileData(path=str(target), orig_name=target.name, mime_type="application/gzip")
 
 
@@ -92,18 +94,6 @@ def read_volume_file(path: str | Path, shape: Sequence[int]) -> NDArray[np.uint8
     if len(voxels) < expected:
         raise VolumeFileError(f"The drawing is smaller than the grid of {_words(shape)} voxels.")
     return np.frombuffer(voxels, np.uint8).reshape(tuple(shape), order="F").copy(order="F")
-
-
-def _write_whole(target: Path, content: bytes) -> None:
-    """Write beside the target and rename, so that no reader ever sees half a file."""
-    descriptor, draft = tempfile.mkstemp(dir=target.parent, prefix=".draft-")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        Path(draft).replace(target)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
 
 
 def _words(shape: Sequence[int]) -> str:

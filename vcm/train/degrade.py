@@ -1,4 +1,4 @@
-"""How training makes image conditions out of whole scans, at random: holes, and thick slices."""
+"""How training makes image conditions out of whole scans, at random: brains alone, holes, and thick slices."""
 
 from __future__ import annotations
 
@@ -15,9 +15,20 @@ from vcm.image_conditions import HOLE_MARGIN_MM, grow
 SLICE_FACTORS = (2, 3, 4)
 """Voxels of 2 mm in a thick slice: 4, 6 and 8 mm."""
 
+STRIPPED_SHARE = 1 / 3
+"""How often a scan is seen without its skull, as those of a lab often come."""
+
 _BALL_RADII_MM = (12.0, 40.0)
 _SLAB_MM = (20.0, 70.0)
 _BRAIN_MARGIN_MM = 4.0
+
+
+def strip_skull(
+    image: NDArray[np.float32], anatomy: NDArray[np.uint8], tumor: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    """Return an image (X, Y, Z) in which only the brain is left, by the labels; as it is where they show none."""
+    brain = (anatomy > 0) | (tumor > 0)
+    return np.where(brain, image, np.float32(0)) if anatomy.any() else image
 
 
 def draw_hole(

@@ -11,6 +11,9 @@ from vcm.backbone import Backbone
 from vcm.train.diffusion import stratified_timesteps
 from vcm.train.pairs import Pairs
 
+_USUAL_CELLS = 30.0
+_FEWEST_CELLS = 2.0
+
 
 @dataclass(frozen=True, eq=False)
 class Noised:
@@ -51,10 +54,12 @@ def measure_error(epsilon: Tensor, noised: Noised, tumor_weight: float) -> tuple
     An error of epsilon over sqrt(a_t) is one of v: without it, what forms the lesion at high noise has no weight.
 
     Args:
-        tumor_weight: of latent cells inside a tumor, beside 1 elsewhere.
+        tumor_weight: of latent cells inside a tumor of usual size, beside 1 elsewhere. Cells of a smaller one weigh
+            more: a tumor's weight grows as the root of its size, else those of a few cells would go unlearned.
     """
     error = ((epsilon - noised.noise) / noised.signal) ** 2
-    weight = 1 + (tumor_weight - 1) * noised.tumor_share
+    cells = noised.tumor_share.sum((1, 2, 3, 4), keepdim=True).clamp_min(_FEWEST_CELLS)
+    weight = 1 + (tumor_weight - 1) * noised.tumor_share * (_USUAL_CELLS / cells).sqrt()
     loss = (weight * error).sum() / (weight.sum() * error.shape[1])
     with torch.no_grad():
         inside = noised.tumor_share.expand_as(error)

@@ -15,7 +15,7 @@ from vcm.backbone import Backbone
 from vcm.conditions import encode_one_hot
 from vcm.dataset import Cohort
 from vcm.image_conditions import CONTRASTS, encode_image, encode_partial, measure_range, scale_intensities
-from vcm.train.degrade import SLICE_FACTORS, draw_hole, thicken_slices
+from vcm.train.degrade import SLICE_FACTORS, STRIPPED_SHARE, draw_hole, strip_skull, thicken_slices
 from vcm.train.latents import cached_pair
 
 
@@ -31,9 +31,8 @@ class Pairs:
         means = cached_pair(prefix, backbone.autoencoder, cohort.images["t1"], device)
         self.latents = backbone.normalize(means.to(device))
         self.contexts = torch.from_numpy(cohort.context.copy())[:, None].to(device)  # (N, 1, 4)
-        # Most tumors fill a few dozen of eleven thousand latent cells: seen evenly, they teach little in a step.
-        sizes = torch.tensor([float(np.count_nonzero(tumor)) for tumor in cohort.tumor])
-        self.sampling_weights = (sizes + sizes.mean() / 4 if sizes.any() else torch.ones(len(sizes))).repeat(2)
+        # Drawn by size, small tumors would hardly ever be seen: a VCM trained so left out all below 24 mm.
+        self.sampling_weights = torch.tensor([1.0 if tumor.any() else 0.25 for tumor in cohort.tumor]).repeat(2)
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -82,13 +81,16 @@ class Pairs:
             anatomy = self._oriented(self.cohort.anatomy_before if before else self.cohort.anatomy, index)
             return encode_one_hot(np.where(tumor > 0, np.uint8(0), anatomy), 4)
         image = self._oriented(self.cohort.images[name if name in CONTRASTS else "t1"], index).astype(np.float32)
+        after = self._oriented(self.cohort.anatomy, index)
+        if bool(torch.rand(1, generator=random) < STRIPPED_SHARE):
+            image = strip_skull(image, after, tumor)
         if name == "lowres":
             factor = SLICE_FACTORS[int(torch.randint(len(SLICE_FACTORS), (1,), generator=random))]
             offset = int(torch.randint(factor, (1,), generator=random))
             image = thicken_slices(torch.from_numpy(image), factor, offset).numpy()
         scaled = scale_intensities(image, measure_range(image))
         if name == "partial":
-            hole = draw_hole(tumor, self._oriented(self.cohort.anatomy, index), self.spacing_mm, random)
+            hole = draw_hole(tumor, after, self.spacing_mm, random)
             return encode_partial(scaled, hole)
         return encode_image(scaled)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from vcm import simulate
-from vcm.train.register import build_transform
+from vcm.register import build_transform
 from vcm.volume import Volume
 
 ROLES = ("t1", "t2", "flair", "tumor", "anatomy")

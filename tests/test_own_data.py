@@ -13,11 +13,11 @@ from vcm import simulate
 from vcm.checkpoint import load_model, save_model
 from vcm.cli import main
 from vcm.config import Grid, ModelConfig
+from vcm.register import Registration
 from vcm.train import own_data, stages
 from vcm.train.layouts import DataProblemsError, find_exams
 from vcm.train.own_data import check_data, choose_conditions, load_own_cohort
 from vcm.train.record import read_training
-from vcm.train.register import Registration
 from vcm.volume import Volume
 
 GRID = Grid((24, 32, 24), simulate.AFFINE @ np.diag([3.5, 3.5, 3.5, 1]))

@@ -7,7 +7,7 @@ from own_subjects import MOVED
 from vcm import simulate
 from vcm.config import Grid
 from vcm.errors import VolumeError
-from vcm.train.register import brain_surface, place_in_template, register, template_brain
+from vcm.register import brain_surface, place_in_template, register, template_brain
 from vcm.volume import Volume
 
 TOLERANCE_MM = 2.0  # at the brain's surface

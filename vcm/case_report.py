@@ -65,7 +65,7 @@ def place_with_scan(mask: Volume, scan: Volume) -> tuple[Volume, float]:
     Raises:
         VolumeError: the two do not overlap, or the scan is not like the template anywhere.
     """
-    from vcm.train.register import place_in_template
+    from vcm.register import place_in_template
 
     mask.to_grid(scan.array.shape, scan.affine, labels=True)  # refused where they lie apart
     found = place_in_template(scan)

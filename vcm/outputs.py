@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vcm.placement import move_back
 from vcm.recipe import save_recipe
 from vcm.request import GenerationResult
 
@@ -50,7 +51,8 @@ def write_result(result: GenerationResult, folder: str | Path) -> list[Path]:
     """Write a result's volumes and its recipe, and return the files.
 
     Label conditions are written as they lie on the model grid, scans as they were given: so the recipe finds beside it
-    what it holds by a hash only. Beside a partial scan lies what was made up of it, as `FILL_FILE`.
+    what it holds by a hash only. Beside a partial scan lies what was made up of it, as `FILL_FILE`. Where scans were
+    moved to template space, all volumes go back to where those lay.
 
     Each file appears whole or not at all, the recipe last: where there is a recipe, the volumes beside it are its own.
     Files of an earlier result in the folder that this one does not have are removed.
@@ -74,6 +76,6 @@ def write_result(result: GenerationResult, folder: str | Path) -> list[Path]:
     except OSError:
         raise OutputError("An earlier result in the output folder could not be replaced.") from None
     for name, volume in volumes.items():
-        volume.save(path / name)
+        move_back(volume, result.recipe["request"].get("placement")).save(path / name)
     save_recipe(result.recipe, path / RECIPE_FILE)
     return [*(path / name for name in volumes), path / RECIPE_FILE]

@@ -31,6 +31,7 @@ MAX_RECIPE_BYTES = 2**24  # a label map that compresses badly stays far below
 
 _PACKAGES = ("torch", "monai", "diffusers", "numpy", "scipy")
 _ENCODING = "zlib+base64"
+_PLACEMENT = "placement"
 _VOLUME_FIELDS = ("conditions", "fill")
 _REQUEST_FIELDS = tuple(
     field.name for field in dataclasses.fields(GenerationRequest) if field.name not in _VOLUME_FIELDS
@@ -69,7 +70,11 @@ def build_recipe(
     """
     return {
         "schema": SCHEMA,
-        "request": {name: getattr(request, name) for name in _REQUEST_FIELDS},
+        "request": {
+            name: getattr(request, name)
+            for name in _REQUEST_FIELDS
+            if name != _PLACEMENT or request.placement is not None  # recipes were written before there was any
+        },
         "conditions": {name: _describe_condition(condition) for name, condition in conditions.items()},
         "model": {"name": environment.model, "weights": dict(environment.weights)},
         "environment": {
@@ -97,7 +102,7 @@ def request_from_recipe(recipe: Mapping[str, Any], images: Mapping[str, Volume] 
     unknown = set(settings) - set(_REQUEST_FIELDS)
     if unknown:
         raise RecipeError(f"The recipe has {len(unknown)} settings that this version does not know.")
-    missing = [name for name in _REQUEST_FIELDS if name not in settings]
+    missing = [name for name in _REQUEST_FIELDS if name not in settings and name != _PLACEMENT]
     if missing:
         raise RecipeError(f"The recipe lacks the settings {', '.join(missing)}.")
     conditions: dict[str, Volume] = {}

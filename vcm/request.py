@@ -17,6 +17,9 @@ from vcm.volume import Volume
 SAMPLERS = ("unipc", "ddim", "dpmpp")
 SEXES = ("female", "male")
 
+Placement = tuple[tuple[float, ...], ...]
+"""A transform of the world, mm to mm, as the rows of a (4, 4) matrix."""
+
 GUIDANCE_SCALE_RANGE = (0.0, 10.0)
 NUM_INFERENCE_STEPS_RANGE = (1, 1000)
 SEED_RANGE = (0, 2**32 - 1)
@@ -42,6 +45,7 @@ class GenerationRequest:
         compare: whether to generate the uncontrolled volume of the same noise as well.
         fill: for the condition "partial", a mask on any grid of what is to be made up; without one it is the tumor
             and what lies within 6 mm of it.
+        placement: what moved the scans to template space, as `vcm.placement` does; written files go back by it.
 
     Raises:
         ValueError: a value is of the wrong type or out of its range; the sentence names field, value and range.
@@ -60,6 +64,7 @@ class GenerationRequest:
     brain_volume: float = 0.5
     compare: bool = True
     fill: Volume | None = None
+    placement: Placement | None = None
 
     def __post_init__(self) -> None:
         self._set("conditions", _read_conditions(self.conditions))
@@ -87,6 +92,8 @@ class GenerationRequest:
             raise ValueError(f"fill is of type {type(self.fill).__name__}; it must be a Volume.")
         if self.fill is not None and "partial" not in self.conditions:
             raise ValueError("fill is the region of a partial scan that is made up: give the condition partial, too.")
+
+        self._set("placement", _read_placement(self.placement))
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -168,6 +175,19 @@ def _read_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} is {_show(value)}; it must be one of {', '.join(choices)}.")
     return value
+
+
+def _read_placement(value: Any) -> Placement | None:
+    if value is None:
+        return None
+    try:
+        matrix = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        matrix = np.empty(0)
+    is_affine = matrix.shape == (4, 4) and np.isfinite(matrix).all() and (matrix[3] == [0, 0, 0, 1]).all()
+    if not is_affine or not 0.1 < np.linalg.det(matrix[:3, :3]) < 10:
+        raise ValueError("placement is no transform of space; it must be four rows of four numbers that keep sides.")
+    return tuple(tuple(row) for row in matrix.tolist())
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -96,7 +96,7 @@ def place_scan(name: str, volume: Volume, grid: Grid) -> tuple[Volume, Volume]:
     Raises:
         VolumeError: as `prepare_scan` does, but for what is made up.
     """
-    own, notes = _read_values(name, volume)
+    own, notes = read_values(name, volume)
     if name == "lowres":
         notes += _judge_slices(own)
     scaled = Volume(scale_intensities(own.array, measure_range(own.array)), own.affine, volume.notes + notes)
@@ -129,8 +129,12 @@ def slice_axis(scan: Volume) -> int:
     return int(np.argmax(directions))
 
 
-def _read_values(name: str, volume: Volume) -> tuple[Volume, tuple[str, ...]]:
-    """Return the scan as finite float32, and what had to be said about that."""
+def read_values(name: str, volume: Volume) -> tuple[Volume, tuple[str, ...]]:
+    """Return a scan as finite float32, and what had to be said about that.
+
+    Raises:
+        VolumeError: every voxel holds the same value, or so few whole numbers that they must be names.
+    """
     with np.errstate(over="ignore"):
         array = np.ascontiguousarray(volume.array, dtype=np.float32) + np.float32(0)  # a file may turn -0 into 0
     notes: tuple[str, ...] = ()

@@ -21,10 +21,10 @@ from vcm.config import CovariateConfig, Grid, ModelConfig
 from vcm.dataset import Cohort, write_json
 from vcm.errors import VolumeError
 from vcm.image_conditions import measure_range, scale_intensities
+from vcm.register import Registration, place_in_template, template_brain
 from vcm.resample import fraction_outside
 from vcm.scans import holds_labels
 from vcm.train.layouts import IMAGES, LABELS, ROLES, DataProblemsError, Exam, Problem, find_exams
-from vcm.train.register import Registration, place_in_template, template_brain
 from vcm.volume import Volume
 
 logger = logging.getLogger(__name__)

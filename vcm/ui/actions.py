@@ -31,6 +31,7 @@ from vcm.ui.live import LIVE_STEPS, Strokes
 from vcm.ui.pace import Workload
 from vcm.ui.palette import Palette
 from vcm.ui.run_facts import describe_run
+from vcm.ui.scan_uploads import move_with_scans
 from vcm.ui.session_files import session_folder
 from vcm.ui.slice_canvas import SliceCanvasData, read_mask
 from vcm.ui.studio import Finished, Studio
@@ -171,10 +172,10 @@ class Actions:
             VolumeError, ValueError: a condition or a setting is missing or wrong.
         """
         wanted, settings = self._read(values)
-        scans, fill = self._page.scans.read(wanted, folder)
+        scans, fill, placement = self._page.scans.read(wanted, folder)
         labels = {name: is_wanted for name, is_wanted in wanted.items() if name not in self._page.scans.uses}
         conditions = self._read_conditions(drawing, uploaded, labels) | scans
-        return GenerationRequest(conditions, fill=fill, **settings)
+        return GenerationRequest(conditions, fill=fill, placement=placement, **settings)
 
     def describe(
         self, folder: Path, drawing: SliceCanvasData | None, uploaded: UploadedMaps | None, *values: Any
@@ -266,7 +267,7 @@ class Actions:
         if path is None:
             return {}
         try:
-            run = GenerationRequest({modality: Volume.load(path, labels=True)})
+            run = GenerationRequest({modality: move_with_scans(Volume.load(path, labels=True), folder)})
             prepared = self._studio.pipeline.prepare(run)[modality]
         except FORESEEN as error:
             return {page.uploads[modality]: None, page.status: words.status(explain(error), kind="error")}

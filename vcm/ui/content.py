@@ -73,7 +73,7 @@ def show_recipe(recipe: Mapping[str, Any], pipeline: Pipeline, palette: Palette,
     except RecipeError:
         notes = ("It was made with other weights, so its voxels will differ.",)
     for name in prepared.keys() & scans.keys():
-        keep_scan(folder, name, request.conditions[name])  # in the exact place that the recipe gives
+        keep_scan(folder, name, request.conditions[name], request.placement)  # in the exact place that the recipe gives
     if request.fill is not None:
         keep_scan(folder, FILL, request.fill)
     conditions = {name: each.volume.array for name, each in prepared.items() if each.scan is None}

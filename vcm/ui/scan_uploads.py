@@ -17,7 +17,10 @@ from PIL import Image
 
 from vcm.conditions import MODALITIES
 from vcm.config import Grid
-from vcm.scans import place_scan, prepare_scan
+from vcm.placement import as_placement, move_along
+from vcm.register import place_head, template_brain
+from vcm.request import Placement
+from vcm.scans import place_scan, prepare_scan, read_values
 from vcm.slices import render_slice
 from vcm.ui import words
 from vcm.ui.failures import FORESEEN, explain
@@ -34,6 +37,9 @@ FILL = "fill"
 
 _FOLDER = "scans"
 _PICTURE_PIXELS = 96
+_BRAIN_COLORS = ("#ffb000",)
+_SEEN = "What the model sees"
+_MOVED = "What the model sees, moved to template space; outlined, the template's brain"
 _SCAN_TITLES = {"partial": "partial scan", "lowres": "thick slices", "t2": "T2", "flair": "FLAIR", FILL: "region"}
 
 Updates = dict[Component, Any]
@@ -50,8 +56,10 @@ class ScanUploads:
     uploads: dict[str, gr.File] = field(default_factory=dict)
     seen: dict[str, gr.HTML] = field(default_factory=dict)
 
-    def read(self, wanted: Mapping[str, bool], folder: Path) -> tuple[dict[str, Volume], Volume | None]:
-        """Return the scans that are ticked, and the region of the partial one where that is ticked, too.
+    def read(
+        self, wanted: Mapping[str, bool], folder: Path
+    ) -> tuple[dict[str, Volume], Volume | None, Placement | None]:
+        """Return the scans that are ticked, the region of the partial one where that is, and how they were moved.
 
         Raises:
             ValueError: one is ticked that was not dropped, or whose file is gone.
@@ -67,7 +75,8 @@ class ScanUploads:
                 )
             kept[name] = volume
         fill = kept.pop(FILL, None)
-        return kept, fill
+        placements = [find_placement(folder, name) for name in kept]
+        return kept, fill, placements[0] if placements else None
 
     def taker(
         self, name: str, grid: Grid, status: gr.HTML, editor: Component
@@ -80,7 +89,7 @@ class ScanUploads:
             if path is None:
                 return
             title, folder = _SCAN_TITLES[name], session_folder(request)
-            yield {status: words.status(f"Reading the {title}\u2026", kind="running")}
+            yield {status: words.status(f"Reading the {title} and finding its place\u2026", kind="running")}
             try:
                 volume = Volume.load(path, labels=name == FILL)
                 shown, notes = _take(name, volume, grid, folder)
@@ -96,7 +105,7 @@ class ScanUploads:
             }
             target = "partial" if name == FILL else name
             if shown is not None:
-                updates[self.seen[target]] = picture(shown)
+                updates[self.seen[target]] = picture(shown, with_brain=find_placement(folder, target) is not None)
                 if drawing is not None:
                     layer = image_layer(MODALITIES[target].title, shown.array, folder)
                     others = [each for each in drawing.layers if each.name != layer.name]
@@ -128,12 +137,17 @@ def image_modalities(pipeline: Pipeline) -> list[str]:
     return [name for name in pipeline.modalities if MODALITIES[name].kind == "image"]
 
 
-def keep_scan(folder: Path, name: str, volume: Volume) -> None:
-    """Keep a scan for the rest of a session, with every digit of its place, and without its file's name or header."""
+def keep_scan(folder: Path, name: str, volume: Volume, placement: Placement | None = None) -> None:
+    """Keep a scan for the rest of a session, with every digit of its place, and without its file's name or header.
+
+    Args:
+        volume: in template space.
+        placement: how it came there, where it lay elsewhere.
+    """
     target = folder / _FOLDER / f"{name}.npz"
     target.parent.mkdir(parents=True, exist_ok=True)
     with write_whole(target) as file:
-        np.savez(file, array=volume.array, affine=volume.affine)
+        np.savez(file, array=volume.array, affine=volume.affine, placement=np.array(placement or (), np.float64))
 
 
 def find_scan(folder: Path, name: str) -> Volume | None:
@@ -145,21 +159,47 @@ def find_scan(folder: Path, name: str) -> Volume | None:
         return Volume(kept["array"], kept["affine"])
 
 
+def find_placement(folder: Path, name: str) -> Placement | None:
+    """Return how a scan that `keep_scan` kept came to template space; None where it lay there, or there is none."""
+    path = folder / _FOLDER / f"{name}.npz"
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as kept:
+        return as_placement(kept["placement"]) or None
+
+
+def move_with_scans(mask: Volume, folder: Path) -> Volume:
+    """Return a mask moved along with the scan of the session on whose grid it lay; else as it lies."""
+    for name, scan in find_scans(folder).items():
+        moved = move_along(mask, scan, find_placement(folder, name))
+        if moved is not mask:
+            return moved
+    return mask
+
+
 def find_scans(folder: Path) -> dict[str, Volume]:
     """Return all scans of a session by modality name."""
     found = {name: find_scan(folder, name) for name, modality in MODALITIES.items() if modality.kind == "image"}
     return {name: volume for name, volume in found.items() if volume is not None}
 
 
-def picture(shown: Volume) -> str:
-    """Return what the model sees, float32 in [0, 1] on its grid, as a small picture of the three planes."""
-    planes = [render_slice(shown, plane, height=_PICTURE_PIXELS) for plane in ("axial", "coronal", "sagittal")]
+def picture(shown: Volume, *, with_brain: bool = False) -> str:
+    """Return what the model sees, float32 in [0, 1] on its grid, as a small picture of the three planes.
+
+    Args:
+        with_brain: outline the brain of the template, to show how well a scan that was moved fits it.
+    """
+    brain = Volume(template_brain(Grid(shown.array.shape, shown.affine)), shown.affine) if with_brain else None
+    planes = [
+        render_slice(shown, plane, labels=brain, colors=_BRAIN_COLORS, height=_PICTURE_PIXELS, fill_opacity=0.0)
+        for plane in ("axial", "coronal", "sagittal")
+    ]
     file = io.BytesIO()
     Image.fromarray(np.concatenate(planes, axis=1)).save(file, "PNG")
     data = base64.b64encode(file.getvalue()).decode("ascii")
     return (
         f'<figure class="seen"><img alt="Axial, coronal and sagittal slice" src="data:image/png;base64,{data}">'
-        f"<figcaption>{escape('What the model sees')}</figcaption></figure>"
+        f"<figcaption>{escape(_MOVED if with_brain else _SEEN)}</figcaption></figure>"
     )
 
 
@@ -171,24 +211,31 @@ def _build_one(built: ScanUploads, name: str, label: str, info: str) -> None:
 
 
 def _take(name: str, volume: Volume, grid: Grid, folder: Path) -> tuple[Volume | None, tuple[str, ...]]:
-    """Judge and keep a scan or a region; return what the model sees of it, where it sees anything, and notes."""
-    if name not in (FILL, "partial"):
-        shown, own = place_scan(name, volume, grid)
-        keep_scan(folder, name, own)
-        return shown, shown.notes
-    fill = volume if name == FILL else find_scan(folder, FILL)
-    scan = find_scan(folder, "partial") if name == FILL else volume
-    if scan is None:
-        if not as_labels(volume.array).any():
-            raise ValueError("The fill is empty: mark the region that is to be made up.")
-        keep_scan(folder, FILL, volume)
-        return None, (*volume.notes, "Drop the scan that it belongs to as well.")
-    if name == "partial":
-        shown, own = place_scan(name, scan, grid)
-        keep_scan(folder, name, own)
-        if fill is None:
-            return shown, shown.notes
-    placed = prepare_scan("partial", scan, grid, fill)
+    """Judge, place and keep a scan or a region; return what the model sees of it, where it sees anything, and notes."""
     if name == FILL:
-        keep_scan(folder, FILL, volume)
-    return placed.volume, placed.notes
+        return _take_fill(move_with_scans(volume, folder), grid, folder)
+    known = [placement for each in find_scans(folder) if each != name and (placement := find_placement(folder, each))]
+    own, notes = read_values(name, volume)
+    placed = place_head(name, own, known)
+    shown, _ = place_scan(name, placed.volume, grid)
+    notes = (*volume.notes, *notes, *shown.notes, *placed.notes)
+    keep_scan(folder, name, placed.volume, placed.placement)
+    fill = find_scan(folder, FILL) if name == "partial" else None
+    if fill is not None:
+        fill = move_along(fill, placed.volume, placed.placement)
+        keep_scan(folder, FILL, fill)
+        seen = prepare_scan(name, placed.volume, grid, fill)
+        return seen.volume, (*notes, *(note for note in seen.notes if note not in shown.notes))
+    return shown, notes
+
+
+def _take_fill(fill: Volume, grid: Grid, folder: Path) -> tuple[Volume | None, tuple[str, ...]]:
+    scan = find_scan(folder, "partial")
+    if scan is None:
+        if not as_labels(fill.array).any():
+            raise ValueError("The fill is empty: mark the region that is to be made up.")
+        keep_scan(folder, FILL, fill)
+        return None, (*fill.notes, "Drop the scan that it belongs to as well.")
+    seen = prepare_scan("partial", scan, grid, fill)
+    keep_scan(folder, FILL, fill)
+    return seen.volume, seen.notes

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,9 @@ from vcm import simulate
 from vcm.affines import Affine
 from vcm.config import Grid
 from vcm.errors import VolumeError
+from vcm.image_conditions import measure_range, scale_intensities
+from vcm.placement import as_placement, move
+from vcm.request import Placement
 from vcm.volume import Volume
 
 TOLERANCE_MM = 12.0
@@ -33,6 +38,16 @@ _TILTS = (0.0, -0.35, 0.35)  # radians about the left-right axis: how heads lie 
 _AIR_LEVEL = 0.15  # of the brightest: darker voxels are air
 
 
+_ABOUT_AS_LIKE = 0.05
+_STRIPPED = {
+    "partial": "It is skull-stripped, and stays so outside of what is made up.",
+    "lowres": "It is skull-stripped, and so is the result.",
+}
+_HEAD_MADE_UP = (
+    "It is skull-stripped, as a third of the scans that the model learned from; a head is made up around it."
+)
+
+
 @dataclass(frozen=True)
 class Registration:
     """Where a scan belongs: a transform of the world, (4, 4) mm to mm, and how alike it then is to the template."""
@@ -47,6 +62,16 @@ class Registration:
         return float(
             np.linalg.norm(points @ (self.transform[:3, :3] - np.eye(3)).T + self.transform[:3, 3], axis=1).max()
         )
+
+    @property
+    def rigid(self) -> Registration:
+        """The same without its scale, so that a head keeps its size; the middle of the brain goes where it went."""
+        center = brain_surface().mean(axis=0)
+        before = np.linalg.solve(self.transform, np.append(center, 1.0))[:3]
+        rigid = np.eye(4)
+        rigid[:3, :3] = self.transform[:3, :3] / np.cbrt(np.linalg.det(self.transform[:3, :3]))
+        rigid[:3, 3] = center - rigid[:3, :3] @ before
+        return Registration(rigid, self.likeness)
 
 
 def place_in_template(scan: Volume) -> Registration:
@@ -67,6 +92,46 @@ def place_in_template(scan: Volume) -> Registration:
             "a T1 of a whole head or brain is expected, upright by its affine."
         )
     return found if found.moved_mm > TOLERANCE_MM else Registration(np.eye(4), measure_likeness(scan, np.eye(4)))
+
+
+class Placed(NamedTuple):
+    """A scan in template space, how it came there (None where it lay there), and what has to be said of that."""
+
+    volume: Volume
+    placement: Placement | None
+    notes: tuple[str, ...]
+
+
+def place_head(name: str, scan: Volume, known: Iterable[Placement] = ()) -> Placed:
+    """Bring a scan to template space by what it shows: headers name spaces that the voxels are not in.
+
+    It is turned and shifted but keeps its size: the model knows heads of many sizes.
+
+    Args:
+        name: of the image condition that it is for.
+        scan: of a head, or of a brain cut out of one, on any grid; an image of anything else stays where it lies.
+        known: how other scans of the same session were moved; one that fits is taken, so that they stay together.
+    """
+    image = Volume(scale_intensities(scan.array, measure_range(scan.array)), scan.affine)
+    found = register(image)
+    if found.likeness < FOUND:
+        return Placed(scan, None, ("It is not like a head of the template, so it was taken as it lies.",))
+    notes = (_STRIPPED.get(name, _HEAD_MADE_UP),) if is_stripped(image) else ()
+    rigid = found.rigid
+    least = measure_likeness(image, rigid.transform) - _ABOUT_AS_LIKE
+    together = next((each for each in known if measure_likeness(image, np.array(each)) > least), None)
+    if together is not None:
+        return Placed(move(scan, together), together, (*notes, "It was moved with the other scan."))
+    if rigid.moved_mm <= TOLERANCE_MM:
+        return Placed(scan, None, notes)
+    placement = as_placement(rigid.transform)
+    moved = f"It lay up to {rigid.moved_mm:.0f} mm off template space and was moved there; its files go back."
+    return Placed(move(scan, placement), placement, (*notes, moved))
+
+
+def is_stripped(scan: Volume) -> bool:
+    """Tell whether a scan of a head shows a brain that was cut out of it."""
+    return _judge_kind(_shrink(scan, _COARSE_MM)) == "brain"
 
 
 def measure_likeness(scan: Volume, transform: Affine) -> float:

@@ -106,3 +106,17 @@ def test_what_the_judge_itself_reaches_stands_beside_the_overlap():
     assert "0.70 on the simulated scans" in told
     assert "0.60 after" in told
     assert words.ceilings(None) == words.ceilings(Calibration((lesion,))) == ""
+
+
+def test_a_tumor_that_the_model_is_likely_to_leave_out_is_said_to_be_too_small():
+    def calibration(*dices: float) -> Calibration:
+        return Calibration(tuple(Lesion(10.0 * ml, 5.0, 20.0, dice) for ml, dice in enumerate(dices, start=1)))
+
+    limit, told = words.too_small(calibration(0, 0, 0.9, 0.9, 0.9, 0.9, 0.9))
+    assert limit == 30.0
+    assert "less than 30 ml" in told
+    limit, told = words.too_small(calibration(0, 0, 0.9, 0, 0))
+    assert limit == 30.0
+    assert "No test tumor below 30 ml" in told
+    assert words.too_small(calibration(0, 0)) is None
+    assert words.too_small(None) is None

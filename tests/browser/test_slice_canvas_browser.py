@@ -112,7 +112,15 @@ def server(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Studio:
                 for name in ("swap", "slow", "example", "generate", "preview", "break", "mend")
             }
         done = gr.Textbox(elem_id="done", label="done")
-        editor = SliceCanvas(shown, editable=True, link_group="pair", elem_id="editor", label="Condition")
+        editor = SliceCanvas(
+            shown,
+            editable=True,
+            link_group="pair",
+            elem_id="editor",
+            label="Condition",
+            hint="Whatever it is.",
+            warn_below=(5.0, "It is small."),
+        )
         viewer = SliceCanvas(result, link_group="pair", elem_id="viewer", label="Result")
         SliceCanvas(None, elem_id="empty", empty_text="Draw a tumor, then press Generate.")
         gr.HTML("<div style='height:1500px'></div>")
@@ -533,6 +541,17 @@ def test_a_stroke_shows_at_once_and_reaches_python_within_a_second(studio: Studi
         if np.median(delays) < 100 * crowding and np.median(on_their_way) < 1 * crowding:
             return
     pytest.fail(f"It took {delays} ms to show and {on_their_way} s to arrive, {crowding:.1f} times that of free cores.")
+
+
+def test_a_drawing_that_is_too_small_is_said_to_be(studio: Studio, page: Page) -> None:
+    hint = page.locator("#editor [data-part=hint]")
+    expect(hint).to_have_text("Whatever it is.")
+    dab(page, 0.5, 0.5)
+    expect(hint).to_have_text("It is small.")
+    page.click("#example")  # 9.6 ml
+    expect(hint).to_have_text("Whatever it is.")
+    page.click("#editor [data-action=undo]")
+    expect(hint).to_have_text("It is small.")
 
 
 def wait_per_second_of_work() -> float:

@@ -115,6 +115,7 @@ def build_layout(
                 link_group=_LINK,
                 layered_brush=palette.layered_brush,
                 hint=palette.hint,
+                warn_below=words.too_small(teaching.calibration) if draws_tumor else None,
                 kept_as=palette.modality,
                 label="Drawing",
                 elem_id="editor",

@@ -144,6 +144,7 @@ class SliceCanvas(gr.HTML):
         layered_brush: A brush of an editor that draws several labels one inside the other, chosen at the start: its
             name, and (label, share of the radius) from the outside in.
         hint: What the labels mean, beside them.
+        warn_below: (millilitres, sentence): while an editor's drawing holds less, the sentence takes the hint's place.
         kept_as: The name under which the visitor's browser keeps the drawing of an editor for a day, and brings it back
             when the page is opened anew; None keeps nothing.
         empty_text: The sentence on the stage while there is no volume.
@@ -164,6 +165,7 @@ class SliceCanvas(gr.HTML):
         planes: Planes = "auto",
         layered_brush: tuple[str, Sequence[tuple[int, float]]] | None = None,
         hint: str = "",
+        warn_below: tuple[float, str] | None = None,
         kept_as: str | None = None,
         empty_text: str = "Nothing to show yet.",
         label: str | None = None,
@@ -175,6 +177,7 @@ class SliceCanvas(gr.HTML):
         self.planes = planes
         self.layered_brush = layered_brush
         self.hint = hint
+        self.warn_below = warn_below
         self.kept_as = kept_as
         self.empty_text = empty_text
         super().__init__(
@@ -191,6 +194,7 @@ class SliceCanvas(gr.HTML):
             planes=planes,
             layered_brush=layered_brush and {"name": layered_brush[0], "parts": [list(x) for x in layered_brush[1]]},
             hint=hint,
+            warn_below=warn_below and {"ml": warn_below[0], "text": warn_below[1]},
             kept_as=kept_as,
             empty_text=empty_text,
             **layout,

@@ -113,7 +113,6 @@ class Controls {
     parts.labels.replaceChildren(...host.labels.map((label) => labelChip(label, host.editable)));
     if (host.layered && host.labels.length) parts.labels.prepend(layeredChip(host));
     parts.hint.hidden = !host.props.hint || host.labels.length === 0;
-    write(parts.hint, host.props.hint || "");
     parts.labels.hidden = parts.overlay.hidden = host.labels.length === 0;
     parts.labels.setAttribute("role", host.editable ? "radiogroup" : "list");
   }
@@ -138,8 +137,17 @@ class Controls {
     for (const chip of parts.labels.children) {
       write(chip.querySelector("[data-part=ml]"), milliliters(host.labelMl(Number(chip.dataset.value))));
     }
+    this.showHint();
     this.showContrast();
     this.showPoint();
+  }
+
+  showHint() {
+    const { drawing, props } = this.host;
+    const limit = props.warn_below;
+    const isSmall = limit && drawing && !drawing.isEmpty && drawing.totalMl < limit.ml;
+    write(this.parts.hint, (isSmall ? limit.text : props.hint) || "");
+    this.parts.hint.classList.toggle("sc-warning", Boolean(isSmall));
   }
 
   showComparison() {

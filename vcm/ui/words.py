@@ -131,6 +131,21 @@ def adherence(measured: Mapping[str, Any] | None) -> str:
     )
 
 
+def too_small(calibration: Calibration | None) -> tuple[float, str] | None:
+    """Return below how many millilitres a tumor is likely to be left out, and that in a sentence; None if unknown."""
+    if calibration is None:
+        return None
+    smallest = calibration.smallest_followed
+    if smallest is not None:
+        told = f"This is less than {smallest.drawn_ml:.0f} ml: the model often leaves out tumors this small."
+        return smallest.drawn_ml, told
+    followed = [lesion.drawn_ml for lesion in calibration.lesions if lesion.is_followed]
+    if not followed:
+        return None
+    told = f"No test tumor below {min(followed):.0f} ml came out where it was drawn: this one is likely to be left out."
+    return min(followed), told
+
+
 def ceilings(calibration: Calibration | None) -> str:
     """Return what the overlap of a generated tumor has to be held against, or nothing where it was not measured."""
     if calibration is None or calibration.ceilings is None:

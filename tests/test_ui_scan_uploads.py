@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from own_subjects import MOVED
 from scipy import ndimage
 from visitor import Visitor, text_of
 
+from vcm import simulate
 from vcm.checkpoint import LoadedModel
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
@@ -74,6 +76,33 @@ def test_a_run_of_the_page_puts_what_it_made_into_the_dropped_scan(app, files, s
     outside = fill.array == 0
     np.testing.assert_array_equal(volume.array[outside], scan.array[outside])
     assert (volume.array[~outside] != scan.array[~outside]).all()
+
+
+@pytest.mark.parametrize("region_first", [False, True])
+def test_a_head_that_lies_elsewhere_is_moved_with_its_region_and_its_files_go_back(app, tmp_path, region_first):
+    subject = simulate.simulate_subject(200_005, ("t1",))
+    affine = np.float32(MOVED @ simulate.AFFINE).astype(np.float64)
+    center = np.argwhere(subject.anatomy > 0).mean(0).astype(int)
+    region = np.zeros(simulate.SHAPE, np.uint8)
+    region[tuple(slice(middle - 4, middle + 4) for middle in center)] = 1
+    files = {"partial": subject.images["t1"], "fill": region}
+    visitor = Visitor(app.local_url)
+    shown = {}
+    for name in sorted(files, reverse=not region_first):
+        Volume(files[name], affine).save(tmp_path / f"{name}.nii.gz")
+        shown[name] = drop(visitor, name, tmp_path / f"{name}.nii.gz")
+    assert "mm off template space and was moved there" in text_of(shown["partial"]["status"])
+    assert "outlined, the template&#x27;s brain" in shown["partial"]["seen-partial"]
+    started = visitor.find("generate", "click")
+    run = visitor.after(started)
+    ticked = {"use-tumor": False, "use-partial": True, "use-fill": True, "steps": 2}
+    *_, last = visitor.follow(run, visitor.join(run, ticked))
+    (tmp_path / "made.nii.gz").write_bytes(visitor.fetch(last["download-controlled"]["path"]).content)
+    made = Volume.load(tmp_path / "made.nii.gz")
+    np.testing.assert_array_equal(made.affine, affine)
+    changed = made.array != subject.images["t1"]
+    assert changed[region > 0].mean() > 0.3  # the small model sees the right half of it
+    assert not changed[region == 0].any()
 
 
 def test_what_is_no_scan_is_refused_in_one_sentence_and_not_kept(app, files):

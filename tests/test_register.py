@@ -7,7 +7,8 @@ from own_subjects import MOVED
 from vcm import simulate
 from vcm.config import Grid
 from vcm.errors import VolumeError
-from vcm.register import brain_surface, place_in_template, register, template_brain
+from vcm.make_template import render_templates
+from vcm.register import TEMPLATE_FOLDER, brain_surface, place_in_template, register, template_brain
 from vcm.volume import Volume
 
 TOLERANCE_MM = 2.0  # at the brain's surface
@@ -61,3 +62,11 @@ def test_the_brain_of_the_template_lies_on_any_grid() -> None:
     brain = template_brain(Grid((40, 56, 40), simulate.AFFINE @ np.diag([2.0, 2, 2, 1])))
     assert set(np.unique(brain)) == {0, 1}
     assert 1500 < brain.sum() * 0.064 < 2100  # ml
+
+
+def test_the_templates_of_the_package_are_what_is_made_of_the_template() -> None:
+    for kind, made in render_templates().items():
+        kept = Volume.load(TEMPLATE_FOLDER / f"{kind}.nii.gz")
+        np.testing.assert_array_equal(kept.affine, made.affine)
+        apart = np.abs(kept.array.astype(int) - made.array)
+        assert apart.max() <= 1  # another processor may round the other way

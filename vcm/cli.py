@@ -460,7 +460,6 @@ def case(
 
     labels, placed_mm = Volume.load(mask, labels=True), None
     if scan is not None:
-        _require_training_extra()
         labels, placed_mm = place_with_scan(labels, Volume.load(scan))
     request = GenerationRequest({"tumor": labels}, seed=seed, num_inference_steps=steps)
     find_vcm_weights(model, vcm_weights)  # what is missing is told before what a run would take

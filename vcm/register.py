@@ -6,13 +6,13 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, optimize
 
-from vcm import simulate
 from vcm.affines import Affine
 from vcm.config import Grid
 from vcm.errors import VolumeError
@@ -20,6 +20,9 @@ from vcm.image_conditions import measure_range, scale_intensities
 from vcm.placement import as_placement, move
 from vcm.request import Placement
 from vcm.volume import Volume
+
+TEMPLATE_FOLDER = Path(__file__).parent / "template"
+"""What `vcm.make_template` made of the MNI ICBM 152 template."""
 
 TOLERANCE_MM = 12.0
 """How far the brain's surface may lie from the template's for a scan to be in its place: heads differ by less."""
@@ -159,14 +162,9 @@ def register(scan: Volume) -> Registration:
 
 @lru_cache(maxsize=2)
 def template(kind: str) -> Volume:
-    """Return the template's T1 at 2 mm, of the "brain" alone, or with a simulated "head" around it."""
-    if kind == "head":
-        return Volume(simulate.render_template(), simulate.AFFINE)
-    from nilearn.datasets import load_mni152_template
-
-    image = load_mni152_template(resolution=2)
-    array = image.get_fdata(dtype=np.float32)
-    return Volume(array / array.max(), image.affine)
+    """Return the template's T1 at 2 mm in [0, 1], of the "brain" alone, or with a simulated "head" around it."""
+    steps = Volume.load(TEMPLATE_FOLDER / f"{kind}.nii.gz")
+    return Volume(steps.array.astype(np.float32) / 255, steps.affine)
 
 
 @lru_cache(maxsize=1)

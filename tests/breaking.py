@@ -116,7 +116,7 @@ if __name__ == "__main__":
     if name == "training":
         make_training_small()
     elif name == "killed while saving":  # the second file of the third case, of three each
-        die_at_call(Path, "replace", 8)
+        die_at_call(os, "replace", 8)
     elif name == "killed before the folder appears":
         die_at_call(os, "rename", 3)
     elif name in FAULTS:

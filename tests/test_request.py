@@ -31,6 +31,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "brain_volume": 0.5,
         "compare": True,
         "fill": None,
+        "placement": None,
     }
 
 

@@ -9,12 +9,14 @@ from own_subjects import MOVED
 from tiny import ALL_CHANNELS, build_tiny_model
 
 from vcm import simulate
+from vcm.checkpoint import save_model
+from vcm.cli import main
 from vcm.config import Grid
 from vcm.outputs import write_result
 from vcm.pipeline import Pipeline
 from vcm.placement import as_placement, move, move_along, move_back
 from vcm.recipe import parse_recipe, request_from_recipe
-from vcm.register import TOLERANCE_MM, place_head
+from vcm.register import TOLERANCE_MM, place_head, place_request
 from vcm.request import GenerationRequest
 from vcm.volume import Volume
 
@@ -67,6 +69,52 @@ def test_two_scans_of_a_session_stay_together(subject: simulate.Subject) -> None
     assert first.placement is not None
     second = place_head("flair", Volume(subject.images["flair"], AFFINE), [first.placement])
     assert second.placement == first.placement
+
+
+def test_a_request_is_placed_with_all_its_masks(subject: simulate.Subject) -> None:
+    elsewhere = {"tumor": subject.tumor, "anatomy": subject.anatomy}
+    masks = {name: Volume(labels, AFFINE) for name, labels in elsewhere.items()}
+    drawn = Volume(subject.tumor, simulate.AFFINE)
+    scans = {name: Volume(subject.images[image], AFFINE) for name, image in {"partial": "t1", "flair": "flair"}.items()}
+    request = GenerationRequest({**masks, **scans}, fill=Volume(subject.tumor, AFFINE), seed=3)
+    placed = place_request(request)
+    assert placed.placement is not None
+    assert placed.seed == 3
+    for volume in (*placed.conditions.values(), placed.fill):
+        np.testing.assert_array_equal(volume.affine, np.array(placed.placement) @ AFFINE)
+    assert "moved there" in placed.conditions["partial"].notes[-1]
+    assert placed.conditions["flair"].notes == ("It was moved with the other scan.",)
+    assert place_request(GenerationRequest({"tumor": drawn, **scans})).conditions["tumor"] is drawn
+    without = GenerationRequest(masks)
+    assert place_request(without) is without
+
+
+def test_the_command_moves_a_scan_and_goes_on_with_a_batch_of_it(subject: simulate.Subject, tmp_path, capsys) -> None:
+    """The networks are tiny: what counts is where things lie."""
+    model = build_tiny_model(Grid(simulate.SHAPE, simulate.AFFINE), ALL_CHANNELS)
+    save_model(tmp_path / "model", model.config, model.backbone, model.adapter)
+    (tmp_path / "in").mkdir()
+    for name, array in {"partial": subject.images["t1"], "tumor": subject.tumor}.items():
+        Volume(array, AFFINE).save(tmp_path / "in" / f"one_{name}.nii.gz")
+    files = [f"--condition={name}={tmp_path / 'in' / f'*_{name}.nii.gz'}" for name in ("partial", "tumor")]
+    out = tmp_path / "out"
+
+    def run(*more: str) -> tuple[int, str]:
+        short = ("--steps=1", "--no-compare", "--device=cpu")
+        with pytest.raises(SystemExit) as caught:
+            main(["generate", *files, f"--model={tmp_path / 'model'}", *short, f"--out={out}", *more])
+        told = capsys.readouterr()
+        return caught.value.code, told.out + told.err
+
+    code, told = run()
+    assert code == 0
+    assert "mm off template space and was moved there" in told
+    np.testing.assert_array_equal(Volume.load(out / "one" / "controlled.nii.gz").affine, AFFINE)
+    assert json.loads((out / "one" / "recipe.json").read_text())["request"]["placement"]
+    assert "0 made, 1 there already, 0 failed." in run()[1]
+    code, told = run("--no-register")
+    assert code != 0
+    assert "with another tumor, partial" in told
 
 
 def test_there_and_back_is_the_very_same_place() -> None:

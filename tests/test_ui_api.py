@@ -41,6 +41,7 @@ FIELDS = [
     "ventricular_volume",
     "brain_volume",
     "compare",
+    "register",
 ]
 
 

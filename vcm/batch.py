@@ -70,6 +70,7 @@ def generate_batch(
     generate: Callable[[Job], GenerationResult],
     *,
     overwrite: bool = False,
+    register: bool = False,
 ) -> Iterator[Made | Kept | Failed]:
     """Bring every case into `out`/<its name>, and yield what became of each, in their order.
 
@@ -84,6 +85,7 @@ def generate_batch(
         out: made where it is missing.
         generate: runs a job of the pipeline to its result.
         overwrite: whether a result of other conditions, settings or weights is made again, rather than refused.
+        register: whether scans that lie elsewhere are brought to template space.
 
     Raises:
         OutputError, VolumeError, RecipeError: the disk refuses, as it will refuse what is left.
@@ -95,7 +97,7 @@ def generate_batch(
         folder = out / case.name
         started = time.perf_counter()
         try:
-            job = pipeline.plan(load_request(case, settings))
+            job = pipeline.plan(load_request(case, settings, register=register))
             notes = _find_result(folder, job.recipe, pipeline.environment, overwrite=overwrite)
             result = generate(job) if notes is None else None
         except ValueError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vcm.conditions import get_modality
+from vcm.register import place_request
 from vcm.request import GenerationRequest
 from vcm.volume import Volume
 
@@ -80,15 +81,21 @@ def find_cases(arguments: Sequence[str], fill: str | None = None) -> list[Case]:
     ]
 
 
-def load_request(case: Case, settings: dict[str, Any]) -> GenerationRequest:
+def load_request(case: Case, settings: dict[str, Any], *, register: bool = False) -> GenerationRequest:
     """Read a case's files into a request with the given settings.
+
+    Args:
+        case: its files.
+        settings: of the request.
+        register: whether scans that lie elsewhere are brought to template space.
 
     Raises:
         VolumeError, ValueError: a file is no usable volume, or a condition or a setting is none.
     """
     volumes = {name: Volume.load(file, labels=get_modality(name).kind == "labels") for name, file in case.files.items()}
     fill = None if case.fill is None else Volume.load(case.fill, labels=True)
-    return GenerationRequest(conditions=volumes, fill=fill, **settings)
+    request = GenerationRequest(conditions=volumes, fill=fill, **settings)
+    return place_request(request) if register else request
 
 
 def _build_case(name: str | None, files: dict[str, Path]) -> Case:

@@ -178,6 +178,9 @@ def generate(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="In a batch, make finished cases of other settings again.")
     ] = False,
+    register: Annotated[
+        bool, typer.Option("--register/--no-register", help="Bring scans that lie elsewhere to template space first.")
+    ] = True,
     vcm_weights: VcmWeightsOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
@@ -188,7 +191,8 @@ def generate(
     Writes controlled.nii.gz, uncontrolled.nii.gz, one condition_NAME.nii.gz each and recipe.json; with several masks,
     each into a folder of its own. A batch that was stopped goes on where it was when the command is given again, and
     under accelerate launch or torchrun each process makes its share. With --condition partial=SCAN the result is that
-    scan, changed only in the region of --fill or around the tumor; with lowres=SCAN it is in the units of that scan.
+    scan, changed only in the region of --fill or around the tumor; with lowres=SCAN it is in the units of that scan. A
+    scan that lies elsewhere is brought to template space for the run, with the masks on its grid; the files go back.
     """
     given = {
         "num_inference_steps": steps,
@@ -209,7 +213,8 @@ def generate(
             raise ValueError("A recipe holds its conditions and settings: give --recipe without any of them.")
         _repeat(recipe, condition or [], out, model, vcm_weights, device, yes)
         return
-    _generate_all(condition or [], fill, settings, out, model or "mini", vcm_weights, device, precision, yes, overwrite)
+    batch = {"overwrite": overwrite, "register": register}
+    _generate_all(condition or [], fill, settings, out, model or "mini", vcm_weights, device, precision, yes, **batch)
 
 
 def _repeat(
@@ -275,7 +280,9 @@ def _generate_all(
     device: str,
     precision: str,
     yes: bool,
+    *,
     overwrite: bool,
+    register: bool,
 ) -> None:
     from vcm.cases import find_cases, load_request
     from vcm.pipeline import Pipeline
@@ -290,7 +297,7 @@ def _generate_all(
     if single and shard.index:
         typer.echo(ONE_VOLUME)
         return
-    request = load_request(cases[0], settings) if single else None
+    request = load_request(cases[0], settings, register=register) if single else None
     weights = find_vcm_weights(model, vcm_weights)  # what is missing is told before what a run would take
     _check_conditions({name for case in cases for name in case.files}, model, weights)
     device = shard.choose_device(device)
@@ -299,11 +306,18 @@ def _generate_all(
     if request is not None:
         _generate_one(pipeline, request, out)
     else:
-        _generate_batch(pipeline, cases, settings, out, shard, overwrite)
+        _generate_batch(pipeline, cases, settings, out, shard, overwrite=overwrite, register=register)
 
 
 def _generate_batch(
-    pipeline: Pipeline, cases: list[Case], settings: dict[str, Any], out: Path, shard: Shard, overwrite: bool
+    pipeline: Pipeline,
+    cases: list[Case],
+    settings: dict[str, Any],
+    out: Path,
+    shard: Shard,
+    *,
+    overwrite: bool,
+    register: bool,
 ) -> None:
     from vcm.batch import Failed, Kept, find_missing, generate_batch, refuse_other_settings
 
@@ -315,7 +329,8 @@ def _generate_batch(
     made = kept = failed = 0
     seconds = 0.0
     notes: dict[str, None] = {}  # each once
-    ends = generate_batch(pipeline, own, settings, out, partial(_run, pipeline, leave=False), overwrite=overwrite)
+    run = partial(_run, pipeline, leave=False)
+    ends = generate_batch(pipeline, own, settings, out, run, overwrite=overwrite, register=register)
     try:
         for number, end in enumerate(ends, start=1):
             begun = f"{share}{number} of {len(own)}: {end.name}"

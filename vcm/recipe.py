@@ -211,11 +211,12 @@ def check_environment(recipe: Mapping[str, Any], environment: Environment) -> tu
 def differing_settings(recipe: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Return what two recipes differ in beside their conditions: names of settings, "weights", "precision".
 
+    Where scans were moved to shows in their affines, and counts with them.
     Device, threads and library versions move voxels in their last digits only, and are left to `check_environment`.
     """
     found, settings = _mapping(recipe, "request"), _mapping(wanted, "request")
-    names = [name for name, value in settings.items() if found.get(name) != value]
-    if found.keys() - settings.keys():
+    names = [name for name, value in settings.items() if name != _PLACEMENT and found.get(name) != value]
+    if found.keys() - settings.keys() - {_PLACEMENT}:
         names.append("version")  # a setting that this one does not know
     if _mapping(recipe, "model").get("weights") != _mapping(wanted, "model")["weights"]:
         names.append("weights")

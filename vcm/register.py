@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from scipy import ndimage, optimize
 
 from vcm.affines import Affine
+from vcm.conditions import get_modality
 from vcm.config import Grid
 from vcm.errors import VolumeError
 from vcm.image_conditions import measure_range, scale_intensities
-from vcm.placement import as_placement, move
-from vcm.request import Placement
+from vcm.placement import as_placement, move, move_along
+from vcm.request import GenerationRequest, Placement
+from vcm.scans import read_values
 from vcm.volume import Volume
 
 TEMPLATE_FOLDER = Path(__file__).parent / "template"
@@ -46,9 +48,7 @@ _STRIPPED = {
     "partial": "It is skull-stripped, and stays so outside of what is made up.",
     "lowres": "It is skull-stripped, and so is the result.",
 }
-_HEAD_MADE_UP = (
-    "It is skull-stripped, as a third of the scans that the model learned from; a head is made up around it."
-)
+_HEAD_MADE_UP = "It is skull-stripped; a head is made up around it."
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,34 @@ def place_head(name: str, scan: Volume, known: Iterable[Placement] = ()) -> Plac
     placement = as_placement(rigid.transform)
     moved = f"It lay up to {rigid.moved_mm:.0f} mm off template space and was moved there; its files go back."
     return Placed(move(scan, placement), placement, (*notes, moved))
+
+
+def place_request(request: GenerationRequest) -> GenerationRequest:
+    """Bring the scans of a request to template space, and the masks that lie on their grids with them.
+
+    Its volumes' notes tell what was found and done; the files of its result go back to where the first scan lay.
+
+    Raises:
+        VolumeError: a scan is none.
+    """
+    moved: dict[str, Placed] = {}
+    conditions = dict(request.conditions)
+    for name, volume in request.conditions.items():
+        if get_modality(name).kind == "image":
+            scan, notes = read_values(name, volume)
+            known = [each.placement for each in moved.values() if each.placement is not None]
+            moved[name] = placed = place_head(name, scan, known)
+            conditions[name] = replace(placed.volume, notes=volume.notes + notes + placed.notes)
+    if not moved:
+        return request
+
+    def along(mask: Volume) -> Volume:
+        tries = (move_along(mask, placed.volume, placed.placement) for placed in moved.values())
+        return next((tried for tried in tries if tried is not mask), mask)
+
+    conditions |= {name: along(volume) for name, volume in request.conditions.items() if name not in moved}
+    fill = None if request.fill is None else along(request.fill)
+    return replace(request, conditions=conditions, fill=fill, placement=next(iter(moved.values())).placement)
 
 
 def is_stripped(scan: Volume) -> bool:

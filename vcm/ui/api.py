@@ -12,6 +12,7 @@ from gradio.data_classes import FileData
 from gradio.utils import get_upload_folder
 
 from vcm.conditions import MODALITIES
+from vcm.register import place_request
 from vcm.request import GenerationRequest
 from vcm.ui.examples import Example
 from vcm.ui.failures import FORESEEN, explain
@@ -53,6 +54,7 @@ def build_api(studio: Studio, examples: Sequence[Example], concurrency_id: str) 
         ventricular_volume: float = 0.5,
         brain_volume: float = 0.5,
         compare: bool = True,
+        register: bool = True,
     ) -> Generator[tuple[list[FileData], dict], None, None]:
         """Generate a 3D brain MRI that follows label maps and scans, and the uncontrolled one of the same noise.
 
@@ -79,6 +81,8 @@ def build_api(studio: Studio, examples: Sequence[Example], concurrency_id: str) 
             ventricular_volume: 0 to 1 of the range that the model has seen.
             brain_volume: 0 to 1 of the range that the model has seen.
             compare: whether to generate the uncontrolled volume, too.
+            register: whether scans that lie elsewhere are brought to template space, the masks on their grids with
+                them; the files go back.
 
         Returns:
             The files: controlled.nii.gz, uncontrolled.nii.gz, one condition_<name>.nii.gz each, recipe.json;
@@ -114,6 +118,8 @@ def build_api(studio: Studio, examples: Sequence[Example], concurrency_id: str) 
                 brain_volume=brain_volume,
                 compare=compare,
             )
+            if register:
+                run = place_request(run)
             with closing(studio.run(run)) as events:
                 for event in events:
                     if isinstance(event, Finished):

@@ -261,7 +261,7 @@ def _build_downloads(
     titles: dict[str, str] = {"controlled.nii.gz": "Controlled MRI", "uncontrolled.nii.gz": "Uncontrolled MRI"}
     kinds = {name: " map" if MODALITIES[name].kind == "labels" else "" for name in modalities}
     titles |= {f"condition_{name}.nii.gz": f"{MODALITIES[name].title}{kind}" for name, kind in kinds.items()}
-    titles |= {"fill.nii.gz": "What was made up"} if "partial" in modalities else {}
+    titles |= {"fill.nii.gz": "Made-up region"} if "partial" in modalities else {}
     titles["recipe.json"] = "Recipe"
     files = content.files if content else {}
     with gr.Row(elem_id="downloads"):

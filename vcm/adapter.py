@@ -94,6 +94,20 @@ class VCM(ConditionReader):
         scale, shift, gain = changes.chunk(3, dim=1)
         return -noise_level * scale, (scale + signal * gain) * latent + signal * shift
 
+    @torch.no_grad()
+    def strengthen(self, factor: float) -> None:
+        """Multiply scale and shift by a factor, for good, by its weights; what it hears in the conditions stays.
+
+        Raises:
+            ValueError: the heads end in a norm, which undoes any factor.
+        """
+        if self.config.normalize_heads:
+            raise ValueError("A VCM whose heads are normalised cannot be strengthened by its weights.")
+        last = self.heads.outputs() if self.static_maps is None else [*self.heads.outputs(), self.static_maps.maps]
+        for convolution in last:
+            for parameter in convolution.parameters():
+                parameter.mul_(factor)
+
     @classmethod
     def from_pretrained(cls, where: str | Path, revision: str | None = None) -> VCM:
         """Read a VCM from a folder or a repository of the hub; see `vcm.share.load_vcm`."""
@@ -153,26 +167,27 @@ class Heads(nn.Module):
         self.shift = nn.Conv3d(hidden_channels, out_channels, kernel_size=3, padding=1)
         self.gain = nn.Conv3d(hidden_channels, out_channels, kernel_size=3, padding=1) if with_gain else None
         nn.init.kaiming_normal_(self.shared.weight)
-        for convolution in self._outputs():
+        for convolution in self.outputs():
             nn.init.zeros_(convolution.weight)
             nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, ...]:
         """Return scale and shift, then the gain where there is one, each (B, out_channels, x, y, z)."""
         if not self.normalize:
-            return self.joined(hidden).chunk(len(self._outputs()), dim=1)
+            return self.joined(hidden).chunk(len(self.outputs()), dim=1)
         hidden = functional.leaky_relu(self.shared(hidden))
-        return tuple(functional.instance_norm(convolution(hidden)) for convolution in self._outputs())
+        return tuple(functional.instance_norm(convolution(hidden)) for convolution in self.outputs())
 
     def joined(self, hidden: Tensor) -> Tensor:
         """Return the same in one tensor, (B, 2 or 3 times out_channels, x, y, z), without the norm."""
         hidden = functional.leaky_relu(self.shared(hidden))
         # One convolution for all: at few channels it takes no longer than one of them.
-        weight = torch.cat([convolution.weight for convolution in self._outputs()])
-        bias = torch.cat([convolution.bias for convolution in self._outputs()])  # type: ignore[misc]
+        weight = torch.cat([convolution.weight for convolution in self.outputs()])
+        bias = torch.cat([convolution.bias for convolution in self.outputs()])  # type: ignore[misc]
         return functional.conv3d(hidden, weight, bias, padding=1)
 
-    def _outputs(self) -> list[nn.Conv3d]:
+    def outputs(self) -> list[nn.Conv3d]:
+        """Return the last convolutions, in the order of what they give."""
         return [self.scale, self.shift] if self.gain is None else [self.scale, self.shift, self.gain]
 
 

@@ -26,6 +26,8 @@ from vcm.train.objective import add_noise, measure_error, measure_size
 from vcm.train.own_data import OwnCohort
 from vcm.train.pairs import Pairs
 from vcm.train.pictures import render_validation, save_picture
+from vcm.train.strength import settle_strength
+from vcm.train.team import find_team
 
 ADAPTER_LOOP = LoopConfig(
     steps=6000, learning_rate=2e-3, warmup_steps=50, save_every=100, validate_every=250, ema_decay=0.997
@@ -72,7 +74,7 @@ def train_adapter(
     placement: Placement | None = None,
     own: OwnCohort | None = None,
 ) -> VCM:
-    """Train on subjects with tumors, seen as they are and mirrored; returns the averaged VCM.
+    """Train on subjects with tumors, seen as they are and mirrored; returns the averaged VCM, as strong as it must be.
 
     Args:
         out: folder for state, log and latents.
@@ -126,7 +128,10 @@ def train_adapter(
         return totals
 
     options: dict[str, Any] = {"resume": resume, "device": device, "validate": validate, "board": own is not None}
-    return run_loop(adapter, loss_function, recipe.loop, out, **options)
+    trained = run_loop(adapter, loss_function, recipe.loop, out, **options)
+    if find_team(device).is_first:
+        settle_strength(trained, backbone, held_out, batch_size, folder)
+    return trained
 
 
 def _draw(

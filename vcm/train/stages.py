@@ -32,6 +32,7 @@ from vcm.checkpoint import (
     write_bytes,
     write_sums,
 )
+from vcm.dataset import read_json
 from vcm.memory import keep_freed_memory
 from vcm.pretrained import EMBEDDED, find_model
 from vcm.train.adapter import OWN_DATA_LOOP, AdapterRecipe, train_adapter
@@ -44,6 +45,7 @@ from vcm.train.more_conditions import carry_over
 from vcm.train.own_data import OwnCohort, load_own_cohort
 from vcm.train.record import begin_run, record_run
 from vcm.train.segmenter import SegmenterRecipe, train_segmenter
+from vcm.train.strength import STRENGTH_FILE
 from vcm.train.team import Team, find_team
 from vcm.volume import Volume
 
@@ -149,6 +151,8 @@ def train(
     if team.count > 1:
         only["processes"] = team.count
     if team.is_first:
+        if stage == "vcm":
+            only |= read_json(runs / stage / STRENGTH_FILE)
         steps = count_steps(runs / stage, recipe.loop)
         record_run(folder, stage, runs / stage, steps=steps, subjects=recipe.subjects, **only)
         write_sums(folder)

@@ -70,7 +70,7 @@ def build_api(studio: Studio, examples: Sequence[Example], concurrency_id: str) 
             t2: NIfTI T2-weighted scan.
             flair: NIfTI FLAIR scan.
             semantic: NIfTI label map of a released model.
-            guidance_scale: strength of the control, 0 (none) to 10; 1 is how the model was trained.
+            guidance_scale: strength of the control, 0 (none) to 10; 1 is what its training settled on.
             num_inference_steps: denoising steps, 1 to 1000.
             seed: of the noise, 0 to 4294967295; the same seed is the same brain.
             sampler: unipc, ddim or dpmpp.

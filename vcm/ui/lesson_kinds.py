@@ -96,7 +96,7 @@ KINDS = (
         "guidance",
         "sweep",
         "How strong should control be?",
-        "0 ignores the drawing, 1 is how the model was trained; more pulls harder and moves the rest, too.",
+        "0 ignores the drawing, 1 is what its training settled on; more pulls harder and moves the rest, too.",
         sweep_guidance,
         len(GUIDANCE_SCALES),
     ),

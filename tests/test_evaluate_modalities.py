@@ -49,15 +49,15 @@ def test_similarity_is_what_others_compute():
 
 def test_thick_slices_are_interpolated_to_where_they_lie():
     heights = np.broadcast_to(np.arange(80, dtype=np.float32), (4, 4, 80))
-    slices = thicken(heights)
+    slices = thicken(heights, 3)
     assert slices.array.shape == (4, 4, 26)
     assert slices.affine[2, 2] == 6
     first_slice = simulate.AFFINE @ [0, 0, 1, 1]
     np.testing.assert_allclose(slices.affine[:3, 3], first_slice[:3])
     for order in (1, 3):
-        made = interpolate_slices(slices.array, 80, order)
+        made = interpolate_slices(slices.array, 3, 80, order)
         np.testing.assert_allclose(made[:, :, 12:66], heights[:, :, 12:66], atol=0.02)
-    nearest = interpolate_slices(slices.array, 80, 0)
+    nearest = interpolate_slices(slices.array, 3, 80, 0)
     np.testing.assert_array_equal(nearest[:, :, :78], np.repeat(slices.array, 3, axis=2))
 
 
@@ -81,13 +81,14 @@ def test_every_row_is_measured_and_the_truth_is_the_best_of_them():
     assert list(rows) == [
         "the subject's own T1 (ceiling of Dice)",
         "autoencoder's round trip (ceiling)",
-        "thick slices, nearest interpolation",
-        "thick slices, linear interpolation",
-        "thick slices, cubic interpolation",
+        *(
+            f"slices of {thickness} mm, {name} interpolation"
+            for thickness in (4, 6, 8)
+            for name in ("nearest", "linear", "cubic")
+        ),
         "t2 + flair, U-Net regressor",
         "no condition (floor)",
-        "lowres",
-        "lowres, means of the slices not enforced",
+        *(f"lowres, {mm} mm{enforced}" for mm in (4, 6, 8) for enforced in ("", ", means of the slices not enforced")),
         "tumor + partial",
         " + ".join(ALL_CHANNELS),
     ]
@@ -97,11 +98,12 @@ def test_every_row_is_measured_and_the_truth_is_the_best_of_them():
 
     assert figure("the subject's own T1 (ceiling of Dice)", "psnr_db") is None
     # Whatever this model of random weights makes: thick slices bring it nearer, and outside a hole a scan is the truth.
-    assert figure("lowres", "psnr_db") > figure("lowres, means of the slices not enforced", "psnr_db") + 2
+    for row in ("lowres, 4 mm", "lowres, 6 mm", "lowres, 8 mm"):
+        assert figure(row, "psnr_db") > figure(f"{row}, means of the slices not enforced", "psnr_db") + 2
     assert figure("tumor + partial", "psnr_db") > figure("no condition (floor)", "psnr_db") + 5
     assert figure("tumor + partial", "hole_psnr_db") < figure("tumor + partial", "psnr_db")
     assert figure("t2 + flair, U-Net regressor", "psnr_db") == pytest.approx(40, abs=0.5)
-    linear, nearest = (figure(f"thick slices, {name} interpolation", "psnr_db") for name in ("linear", "nearest"))
+    linear, nearest = (figure(f"slices of 6 mm, {name} interpolation", "psnr_db") for name in ("linear", "nearest"))
     assert linear > nearest > 15
     table = list(tabulate(section))
     assert len(table) == 1 + len(rows)

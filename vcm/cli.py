@@ -627,7 +627,7 @@ def evaluate(
     uncontrolled: Annotated[int, typer.Option("--uncontrolled", min=4, help="Samples of the prior alone.")] = 128,
     modality_subjects: Annotated[
         int, typer.Option("--modality-subjects", min=0, help="For the table of all conditions; 0 leaves it out.")
-    ] = 8,
+    ] = 32,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the first subject; from 200000 on.")] = 200_000,
     resume: Annotated[bool, typer.Option("--resume", help="Keep what an earlier run measured.")] = False,
     vcm_weights: VcmWeightsOption = None,

@@ -65,7 +65,7 @@ class EvaluationPlan:
     uncontrolled: int = 128
     num_inference_steps: int = 20
     guidance_scale: float = 1.0
-    modality_subjects: int = 8
+    modality_subjects: int = 32
     regressor_subjects: int = 64
     regressor_steps: int = 1500
 

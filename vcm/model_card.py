@@ -275,10 +275,10 @@ def _report_modalities(evaluation: Mapping[str, Any]) -> str:
     return f"""\
 ## The conditions, alone and together
 
-Against the T1 of {evaluation["plan"]["modality_subjects"]} test subjects with a tumor, inside the head; the thick
-slices are of {section["slice_mm"]:g} mm, the hole of the partial scan is the tumor with 6 mm around it. A brain made
-from a tumor map alone has no reason to be the subject's: its PSNR is what chance gives. Means; the intervals are in
-the evaluation's file.
+Against the T1 of {evaluation["plan"]["modality_subjects"]} test subjects with a tumor, inside the head; beside other
+conditions `lowres` has slices of {section["slice_mm"]:g} mm, the hole of the partial scan is the tumor with 6 mm around
+it. A brain made from a tumor map alone has no reason to be the subject's: its PSNR is what chance gives. Means; the
+intervals are in the evaluation's file.
 
 {markdown_table(titles, rows)}"""
 

@@ -28,7 +28,8 @@ STEPS = (
     (
         "#look",
         "Look and judge",
-        "Swipe between the volume with the drawing and the one without; below stands how well the drawing is followed.",
+        "Swipe between the volumes with and without the drawing, or turn to 3D. Below are the files, "
+        "and how well the drawing is followed.",
     ),
     (
         "#lessons",

@@ -9,6 +9,7 @@ from tiny import build_tiny_config, build_tiny_model, randomize
 from torch.nn import functional
 
 from vcm.adapter import VCM
+from vcm.backbone import Backbone
 from vcm.dataset import read_json
 from vcm.train import strength
 from vcm.train.adapter import AdapterRecipe, train_adapter
@@ -90,7 +91,7 @@ def test_a_tumor_that_is_there_whole_has_the_contrast_one_and_a_fainter_one_less
         return without + guidance_scale / 1.5 * (latents - without)
 
     monkeypatch.setattr(strength, "sample", sample)
-    monkeypatch.setattr(strength, "_decode", lambda backbone, latents: [grown(latent) for latent in latents])
+    monkeypatch.setattr(Backbone, "decode_volumes", lambda self, latents: [grown(latent) for latent in latents])
 
     def grown(latent: torch.Tensor):
         return functional.interpolate(latent[None, :1], GRID.shape)[0, 0].numpy()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vcm.autoencoder import Autoencoder
@@ -82,6 +84,10 @@ class Backbone(nn.Module):
         """Return the image (B, 1, X, Y, Z) of a normalised latent (B, C, x, y, z), about [0, 1] but not clipped."""
         image: Tensor = self.autoencoder.decode(self.denormalize(latent))
         return image.float()
+
+    def decode_volumes(self, latents: Tensor) -> list[NDArray[np.float32]]:
+        """Return the volumes (X, Y, Z) in [0, 1] of latents (B, C, x, y, z), decoded one at a time: they are large."""
+        return [self.decode(latent[None])[0, 0].clamp(0.0, 1.0).cpu().numpy() for latent in latents]
 
     def normalize(self, latent: Tensor) -> Tensor:
         """Return the encoder's latent (B, C, x, y, z) in the scale that the diffusion network works in."""

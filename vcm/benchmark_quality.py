@@ -140,7 +140,7 @@ def score(pipeline: Pipeline, latent: Tensor, drawn: NDArray[np.uint8]) -> float
     """Return the Dice of the drawn whole tumor and the one that the segmenter finds in the decoded latent."""
     assert pipeline.segmenter is not None
     with pipeline.autocast():
-        volume = pipeline.backbone.decode(latent)[0, 0].clamp(0.0, 1.0).cpu().numpy()
+        (volume,) = pipeline.backbone.decode_volumes(latent)
     found, _ = pipeline.segmenter.segment(volume)
     overlap = dice(drawn > 0, found > 0)
     assert overlap is not None, "the subject has a tumor"

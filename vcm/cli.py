@@ -213,8 +213,19 @@ def generate(
             raise ValueError("A recipe holds its conditions and settings: give --recipe without any of them.")
         _repeat(recipe, condition or [], out, model, vcm_weights, device, yes)
         return
-    batch = {"overwrite": overwrite, "register": register}
-    _generate_all(condition or [], fill, settings, out, model or "mini", vcm_weights, device, precision, yes, **batch)
+    _generate_all(
+        condition or [],
+        fill,
+        settings,
+        out,
+        model or "mini",
+        vcm_weights,
+        device,
+        precision,
+        yes,
+        overwrite=overwrite,
+        register=register,
+    )
 
 
 def _repeat(

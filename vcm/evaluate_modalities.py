@@ -15,6 +15,7 @@ from vcm.adherence import score_anatomy, score_tumor
 from vcm.image_conditions import CONTRASTS, HOLE_MARGIN_MM, grow, restore_intensities
 from vcm.job import Outcome
 from vcm.metrics import head_mask, psnr, ssim, summarize
+from vcm.train.degrade import SLICE_FACTORS
 from vcm.volume import Volume
 
 if TYPE_CHECKING:
@@ -23,11 +24,8 @@ if TYPE_CHECKING:
     from vcm.simulate import Subject
 
 SECTION = "modalities"
-SLICE_FACTORS = (2, 3, 4)
-"""Model voxels in a thick slice where it stands alone: 4, 6 and 8 mm."""
-
 SLICE_FACTOR = 3
-"""The same beside other conditions."""
+"""Model voxels in a thick slice beside other conditions: 6 mm. Alone, it has each that a VCM learned from."""
 
 INTERPOLATIONS = {"nearest": 0, "linear": 1, "cubic": 3}
 _FIGURES = ("psnr_db", "ssim", "hole_psnr_db", "tumor_dice", "ventricle_dice")

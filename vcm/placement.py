@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,3 +38,9 @@ def move_along(mask: Volume, scan: Volume, placement: Placement | None) -> Volum
     shape = mask.array.shape
     is_its_own = shape == before.array.shape and same_place(mask.affine, before.affine, shape)
     return move(mask, placement) if is_its_own else mask
+
+
+def move_along_any(mask: Volume, scans: Iterable[tuple[Volume, Placement | None]]) -> Volume:
+    """Return a mask moved with the first of some scans on whose grid it lay, see `move_along`; else as it lies."""
+    tries = (move_along(mask, scan, placement) for scan, placement in scans)
+    return next((tried for tried in tries if tried is not mask), mask)

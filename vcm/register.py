@@ -18,7 +18,7 @@ from vcm.conditions import get_modality
 from vcm.config import Grid
 from vcm.errors import VolumeError
 from vcm.image_conditions import measure_range, scale_intensities
-from vcm.placement import as_placement, move, move_along
+from vcm.placement import as_placement, move, move_along_any
 from vcm.request import GenerationRequest, Placement
 from vcm.scans import read_values
 from vcm.volume import Volume
@@ -151,13 +151,10 @@ def place_request(request: GenerationRequest) -> GenerationRequest:
     if not moved:
         return request
 
-    def along(mask: Volume) -> Volume:
-        tries = (move_along(mask, placed.volume, placed.placement) for placed in moved.values())
-        return next((tried for tried in tries if tried is not mask), mask)
-
-    conditions |= {name: along(volume) for name, volume in request.conditions.items() if name not in moved}
-    fill = None if request.fill is None else along(request.fill)
-    return replace(request, conditions=conditions, fill=fill, placement=next(iter(moved.values())).placement)
+    scans = [(placed.volume, placed.placement) for placed in moved.values()]
+    conditions |= {n: move_along_any(mask, scans) for n, mask in request.conditions.items() if n not in moved}
+    fill = None if request.fill is None else move_along_any(request.fill, scans)
+    return replace(request, conditions=conditions, fill=fill, placement=scans[0][1])
 
 
 def is_stripped(scan: Volume) -> bool:

@@ -171,9 +171,5 @@ def generate(
 @torch.no_grad()
 def decode(backbone: Backbone, latents: torch.Tensor) -> Volumes:
     """Return the volumes (X, Y, Z) in [0, 1] of latents (N, C, x, y, z)."""
-    volumes: Volumes = []
-    for latent in latents:
-        with autocast(latent.device):
-            image = backbone.decode(latent[None])
-        volumes.append(image[0, 0].float().clamp(0, 1).cpu().numpy())
-    return volumes
+    with autocast(latents.device):
+        return backbone.decode_volumes(latents)

@@ -44,7 +44,7 @@ def render_validation(
     noise = initial_noise(0, backbone.latent_shape).to(context.device)
     features = adapter.encode_condition(conditions)
     latent = sample(backbone, adapter, noise, context, features, num_inference_steps=STEPS)
-    made = backbone.decode(latent)[0, 0].float().clamp(0, 1).cpu().numpy()
+    (made,) = backbone.decode_volumes(latent)
     colors = MODALITIES["tumor"].colors
     focus, labels = find_focus(tumor), Volume(tumor, affine)
     rows = []

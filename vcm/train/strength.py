@@ -119,8 +119,8 @@ class _Batch:
         conditions = pairs.conditions(chosen, everything, torch.Generator())
         with autocast(context.device):
             features = adapter.encode_condition(conditions)
-            without = _decode(backbone, sample(backbone, None, noise, context, None))
-            whole = _decode(backbone, latents)
+            without = backbone.decode_volumes(sample(backbone, None, noise, context, None))
+            whole = backbone.decode_volumes(latents)
         tumors = [np.asarray(pairs.cohort.tumor[index]) for index in chosen]
         truth = [_contrast(*each) for each in zip(whole, without, tumors, strict=True)]
         return cls(tumors, noise, context, features, without, truth)
@@ -129,7 +129,7 @@ class _Batch:
         """Return the sum of products of the contrasts that a strength makes and the true ones."""
         with autocast(self.context.device):
             latents = sample(backbone, adapter, self.noise, self.context, self.features, guidance_scale=strength)
-            made = _decode(backbone, latents)
+            made = backbone.decode_volumes(latents)
         found = [_contrast(*each) for each in zip(made, self.without, self.tumors, strict=True)]
         return float(sum(truth @ contrast for truth, contrast in zip(self.truth, found, strict=True)))
 
@@ -145,8 +145,3 @@ def _contrast(image: NDArray, without: NDArray, tumor: NDArray[np.uint8]) -> NDA
     difference, size = image - without, np.count_nonzero(tumor)
     places = [tumor == label for label in _list_labels(tumor)]
     return np.array([difference[where].mean() * np.sqrt(where.sum() / size) for where in places], np.float64)
-
-
-def _decode(backbone: Backbone, latents: Tensor) -> list[NDArray[np.float32]]:
-    """Return the volumes (X, Y, Z) in [0, 1] of latents (B, C, x, y, z), one at a time: they are large."""
-    return [backbone.decode(latent[None])[0, 0].float().clamp(0, 1).cpu().numpy() for latent in latents]

@@ -17,7 +17,7 @@ from PIL import Image
 
 from vcm.conditions import MODALITIES
 from vcm.config import Grid
-from vcm.placement import as_placement, move_along
+from vcm.placement import as_placement, move_along, move_along_any
 from vcm.register import place_head, template_brain
 from vcm.request import Placement
 from vcm.scans import place_scan, prepare_scan, read_values
@@ -170,11 +170,7 @@ def find_placement(folder: Path, name: str) -> Placement | None:
 
 def move_with_scans(mask: Volume, folder: Path) -> Volume:
     """Return a mask moved along with the scan of the session on whose grid it lay; else as it lies."""
-    for name, scan in find_scans(folder).items():
-        moved = move_along(mask, scan, find_placement(folder, name))
-        if moved is not mask:
-            return moved
-    return mask
+    return move_along_any(mask, ((scan, find_placement(folder, name)) for name, scan in find_scans(folder).items()))
 
 
 def find_scans(folder: Path) -> dict[str, Volume]:

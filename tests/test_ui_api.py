@@ -41,7 +41,6 @@ FIELDS = [
     "ventricular_volume",
     "brain_volume",
     "compare",
-    "register",
 ]
 
 

@@ -54,12 +54,12 @@ def build_api(studio: Studio, examples: Sequence[Example], concurrency_id: str) 
         ventricular_volume: float = 0.5,
         brain_volume: float = 0.5,
         compare: bool = True,
-        register: bool = True,
     ) -> Generator[tuple[list[FileData], dict], None, None]:
         """Generate a 3D brain MRI that follows label maps and scans, and the uncontrolled one of the same noise.
 
         For research and teaching only. The label maps and scans are NIfTI files on any grid, brought to the model's by
-        their place in the world.
+        their place in the world. A scan that lies elsewhere is brought to template space, with the masks on its grid;
+        the files go back.
 
         Args:
             tumor: NIfTI label map, 1 necrotic core, 2 edema, 3 enhancing tumor; empty asks for no tumor.
@@ -81,8 +81,6 @@ def build_api(studio: Studio, examples: Sequence[Example], concurrency_id: str) 
             ventricular_volume: 0 to 1 of the range that the model has seen.
             brain_volume: 0 to 1 of the range that the model has seen.
             compare: whether to generate the uncontrolled volume, too.
-            register: whether scans that lie elsewhere are brought to template space, the masks on their grids with
-                them; the files go back.
 
         Returns:
             The files: controlled.nii.gz, uncontrolled.nii.gz, one condition_<name>.nii.gz each, recipe.json;
@@ -118,9 +116,7 @@ def build_api(studio: Studio, examples: Sequence[Example], concurrency_id: str) 
                 brain_volume=brain_volume,
                 compare=compare,
             )
-            if register:
-                run = place_request(run)
-            with closing(studio.run(run)) as events:
+            with closing(studio.run(place_request(run))) as events:
                 for event in events:
                     if isinstance(event, Finished):
                         written = write_downloads(event.result, session_folder(request))

@@ -114,8 +114,8 @@ def test_the_legend_names_what_was_drawn_and_an_enclosed_core_stays_visible():
     parts = {part.name: part for part in tumor_parts(labels.astype(np.uint8))}
     assert list(parts) == ["Drawn necrotic core", "Drawn enhancing tumor", "Drawn edema"]
     assert parts["Drawn necrotic core"].opacity == 1.0
-    assert parts["Drawn enhancing tumor"].opacity < 1.0
-    assert parts["Drawn edema"].opacity == 0.45
+    # What lies outside must not give its color to what lies inside.
+    assert 0.0 < parts["Drawn edema"].opacity < parts["Drawn enhancing tumor"].opacity < 1.0
     assert parts["Drawn edema"].mask.sum() == (labels > 0).sum()
 
 

@@ -89,8 +89,13 @@ def test_a_comparison_shows_both_volumes_and_what_a_has_more_than_b(show, pipeli
 
 def test_the_drawing_is_outlined_only_where_both_runs_have_the_same(show, tmp_path):
     one, same, other = (PastRun(n, show(n, width=width)) for n, width in ((1, 4), (2, 4), (3, 6)))
-    assert compare_runs(one, same, tmp_path).viewer.mask is not None
-    assert compare_runs(one, other, tmp_path).viewer.mask is None
+    alike, unlike = compare_runs(one, same, tmp_path), compare_runs(one, other, tmp_path)
+    assert alike.viewer.mask is not None
+    assert alike.viewer.labels
+    assert "another" not in alike.adherence
+    assert unlike.viewer.mask is None
+    assert not unlike.viewer.labels  # their volumes would be those of no drawing
+    assert "<td data-differs>another</td>" in unlike.adherence
 
 
 def test_a_run_whose_files_are_gone_is_told_in_one_sentence(show, tmp_path):

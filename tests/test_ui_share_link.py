@@ -11,6 +11,9 @@ from vcm.recipe import build_recipe
 from vcm.recipe_link import pack_recipe
 from vcm.request import GenerationRequest
 from vcm.ui.app import build_app
+from vcm.ui.palette import build_palette
+from vcm.ui.slice_canvas import SliceCanvasData
+from vcm.ui.views import view_drawing
 from vcm.volume import Volume
 
 VISITOR = SimpleNamespace(session_hash="visitor")
@@ -28,8 +31,8 @@ def open_link(pipeline, tmp_path, monkeypatch):
     blocks = build_app(pipeline, tmp_path / "no-examples")
     by_name = {function.fn.__name__: function.fn for function in blocks.fns.values() if callable(function.fn)}
 
-    def opened(text: object) -> dict:
-        updates = by_name["open_link"](SimpleNamespace(text=text), VISITOR)
+    def opened(text: object, drawing: SliceCanvasData | None = None) -> dict:
+        updates = by_name["open_link"](drawing, SimpleNamespace(text=text), VISITOR)
         return {component.elem_id or type(component).__name__: value for component, value in updates.items()}
 
     return opened
@@ -47,6 +50,16 @@ def test_a_link_ticks_that_its_seed_is_kept(open_link, pipeline):
     page = open_link(link_to(pipeline, tumor=labels))
     assert (page["seed"], page["lock"]) == (31, True)
     assert "The link is restored" in page["status"]
+
+
+def test_a_link_comes_over_the_brain_that_is_drawn_on(open_link, pipeline, tmp_path):
+    anatomy = np.zeros(pipeline.grid.shape, np.uint8)
+    anatomy[5:9, 8:14, 5:9] = 4
+    brain = np.random.default_rng(1).random(pipeline.grid.shape).astype(np.float32)
+    before = view_drawing(pipeline.grid, build_palette(pipeline, "tumor"), tmp_path, brain=brain)
+    editor = open_link(link_to(pipeline, anatomy=anatomy), before)["editor"]
+    assert editor.layers[0] == before.layers[0]
+    assert [layer.name for layer in editor.layers] == ["Brain", "Anatomy"]
 
 
 def test_a_scan_that_a_link_cannot_bring_is_named(open_link, pipeline):

@@ -343,8 +343,9 @@ def _tell_strength(run: dict[str, Any]) -> str:
     shares = ", ".join(f"{share:.2f} at {strength}" for strength, share in run["contrasts"].items())
     return f"""
 Each step of a training is judged by itself; in a sample the prior, which has never seen a tumor, takes a part of it
-away again at every step. So the last act of `vcm train vcm` is to multiply scale and shift by what gives tumors their
-contrast: here by {run["strength"]:g}. That is chosen by intensities alone, on subjects that were not learned from:
+away again at every step. So half of the pairs show the VCM tumors that the prior has taken a part of, and the last act
+of `vcm train vcm` is to multiply scale and shift by what gives tumors their contrast: here by {run["strength"]:g}.
+That is chosen by intensities alone, on subjects that were not learned from:
 generated tumors had this share of the contrast of the subjects' own, by factor: {shares}.
 """
 

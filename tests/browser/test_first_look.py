@@ -127,6 +127,7 @@ def test_another_example_begins_at_its_volume(studio: Studio, page_at: PageAt) -
     layers = page.locator("#viewer [data-part=layers]")
     layers.get_by_text("Difference").click()
     expect(layers.get_by_text("Difference")).to_have_attribute("aria-checked", "true")
+    expect(page.locator("#viewer [data-part=hint]")).to_contain_text("Orange: the first is brighter")
     page.locator("#examples [data-slug]").nth(1).click()
     expect(layers.get_by_text("Controlled", exact=True)).to_have_attribute("aria-checked", "true")
 

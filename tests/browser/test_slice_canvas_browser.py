@@ -207,6 +207,21 @@ def color_at(page: Page, name: str, x: float, y: float, canvas: str = "editor") 
     )
 
 
+def names_on(page: Page, name: str) -> list[str]:
+    """What a plane of the viewer writes beside the line of a swipe, from left to right."""
+    return page.evaluate(
+        """(name) => {
+          const view = vcmSliceCanvas.find("viewer").views.find((each) => each.name === name);
+          const written = [];
+          view.context.fillText = (text, x) => written.push([x, text]);
+          view.paintSeam();
+          delete view.context.fillText;
+          return written.sort(([a], [b]) => a - b).map(([, text]) => text);
+        }""",
+        name,
+    )
+
+
 # ---- Looking ---------------------------------------------------------------------------------------------------------
 
 
@@ -397,6 +412,7 @@ def test_a_swipe_shows_the_first_volume_left_of_the_line_and_the_second_right_of
     page.wait_for_timeout(200)
     assert color_at(page, "axial", *first, canvas="viewer") == plain[0]
     assert color_at(page, "axial", *second, canvas="viewer")[0] > plain[1][0]
+    assert names_on(page, "axial") == ["Controlled", "Uncontrolled"]
     page.locator("#viewer [data-setting=seam]").fill("20")
     page.wait_for_timeout(200)
     assert color_at(page, "axial", *first, canvas="viewer")[0] > plain[0][0]

@@ -22,7 +22,7 @@ from vcm.image_conditions import CONTRASTS
 from vcm.precision import autocast, use_channels_last
 from vcm.train.foreign import Placement
 from vcm.train.loop import LoopConfig, run_loop
-from vcm.train.objective import add_noise, measure_error, measure_size
+from vcm.train.objective import add_noise, let_drift, measure_error, measure_size
 from vcm.train.own_data import OwnCohort
 from vcm.train.pairs import Pairs
 from vcm.train.pictures import render_validation, save_picture
@@ -157,6 +157,7 @@ def _loss(
     keep = draw_modality_keep(adapter.modalities, len(chosen), recipe.drop_probability, random, recipe.alone)
     conditions = pairs.conditions(chosen, keep, random)
     noised = add_noise(pairs, chosen, backbone, random)
+    noised = let_drift(noised, backbone, random)
     with torch.no_grad():
         epsilon = backbone.predict_epsilon(noised.latent, noised.timesteps, noised.context)
     features = adapter.encode_condition(conditions, keep=keep)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from vcm.backbone import Backbone
 from vcm.train.diffusion import stratified_timesteps
@@ -14,17 +15,21 @@ from vcm.train.pairs import Pairs
 _USUAL_CELLS = 30.0
 _FEWEST_CELLS = 2.0
 
+_LATEST_BELIEF = 0.7
+"""Of the schedule. Later the clean latent that a noise estimate stands for is mostly that estimate's error."""
+
 
 @dataclass(frozen=True, eq=False)
 class Noised:
     """A batch of latents with noise added.
 
-    - `latent`: z_t, (B, C, x, y, z); `noise`: what was added, of the same shape.
+    - `clean`: z_0, (B, C, x, y, z); `noise`: what was added to it; `latent`: z_t, what came of it.
     - `timesteps`: (B,); `signal`: sqrt(a_t), (B, 1, 1, 1, 1).
     - `context`: covariates, (B, 1, 4).
     - `tumor_share`: of each latent cell, (B, 1, x, y, z).
     """
 
+    clean: Tensor
     latent: Tensor
     noise: Tensor
     timesteps: Tensor
@@ -39,6 +44,7 @@ def add_noise(pairs: Pairs, chosen: list[int], backbone: Backbone, random: torch
     noise = torch.randn(clean.shape, generator=random).to(clean.device)
     timesteps = stratified_timesteps(len(clean), len(backbone.alphas_cumprod), random).to(clean.device)
     return Noised(
+        clean=clean,
         latent=backbone.add_noise(clean, noise, timesteps),
         noise=noise,
         timesteps=timesteps,
@@ -46,6 +52,48 @@ def add_noise(pairs: Pairs, chosen: list[int], backbone: Backbone, random: torch
         context=context,
         tumor_share=tumor_share,
     )
+
+
+@torch.no_grad()
+def let_drift(noised: Noised, backbone: Backbone, random: torch.Generator) -> Noised:
+    """Return the pairs, about half of them with a part of the tumor taken away by the prior, as samples come upon it.
+
+    A noised latent holds the whole tumor. That of a sample holds less: at each step before, the prior, which has never
+    seen one, has taken a part of it away, and a VCM that was never shown that does not make up for it. Here a share of
+    the way, drawn evenly up to sqrt(1 - a_t), goes from the tumor to what the prior believes at a higher noise, and the
+    noise becomes the one that leads back to the whole tumor.
+
+    Args:
+        noised: as `add_noise` gives it.
+        backbone: the frozen prior; it is asked once more for the pairs that drift.
+    """
+    device, count = noised.clean.device, len(noised.clean)
+    drifting = (torch.rand(count, generator=random) < 0.5).to(device)
+    shares, later = torch.rand(2, count, generator=random).to(device)
+    drifting &= noised.tumor_share.flatten(1).amax(1) > 0
+    if not bool(drifting.any()):
+        return noised
+    latest = int(_LATEST_BELIEF * (len(backbone.alphas_cumprod) - 1))
+    now = noised.timesteps[drifting].clamp(max=latest)
+    believed = _believe(backbone, noised, drifting, now + ((latest - now) * later[drifting]).long())
+    signal = noised.signal[drifting]
+    noise_level = (1.0 - signal**2).sqrt()
+    tumor = functional.max_pool3d(noised.tumor_share[drifting], 3, stride=1, padding=1) > 0
+    way = (
+        tumor * (believed - noised.clean[drifting]) * shares[drifting].reshape(-1, 1, 1, 1, 1)
+    )  # in units of sqrt(1 - a_t)
+    latent, noise = noised.latent.clone(), noised.noise.clone()
+    latent[drifting] += signal * noise_level * way
+    noise[drifting] += signal * way
+    return replace(noised, latent=latent, noise=noise)
+
+
+def _believe(backbone: Backbone, noised: Noised, chosen: Tensor, timesteps: Tensor) -> Tensor:
+    """Return the clean latents that the prior sees in the chosen pairs, with the noise of other timesteps."""
+    latent = backbone.add_noise(noised.clean[chosen], noised.noise[chosen], timesteps)
+    epsilon = backbone.predict_epsilon(latent, timesteps, noised.context[chosen])
+    alphas = backbone.alphas_cumprod[timesteps].reshape(-1, 1, 1, 1, 1)
+    return (latent - (1.0 - alphas).sqrt() * epsilon) / alphas.sqrt()
 
 
 def measure_error(epsilon: Tensor, noised: Noised, tumor_weight: float) -> tuple[Tensor, dict[str, float]]:

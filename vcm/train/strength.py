@@ -1,9 +1,10 @@
 """How strongly a trained VCM has to act for tumors to come out as dark and as bright as they are.
 
 Each step of a training is judged by itself, from a true noisy latent. In a sample errors add up: the prior, which has
-never seen a tumor, takes a part of it away again at every step, and what comes out is too faint. Guidance would make up
-for that, but what 1 means is better settled once, on subjects that were not learned from: by intensities alone, so that
-the segmenter stays a judge that has had no part in it.
+never seen a tumor, takes a part of it away again at every step, and what comes out is too faint. Training shows such
+tumors (`vcm.train.objective.let_drift`); what is left is settled here. Guidance would make up for it, but what 1 means
+is better settled once, on subjects that were not learned from: by intensities alone, so that the segmenter stays a
+judge that has had no part in it.
 """
 
 from __future__ import annotations

@@ -220,25 +220,30 @@ class Actions:
             return {page.status: words.status("This example cannot be shown.", kind="error")}
         return self._put(content)
 
-    def take_recipe(self, path: str | None, request: gr.Request) -> Updates:
+    def take_recipe(self, path: str | None, drawing: SliceCanvasData | None, request: gr.Request) -> Updates:
         """Put what a dropped recipe holds on the page: its drawing, its maps and its settings."""
         page = self._page
         if path is None:
             return {}
         try:
-            return self.restore(load_recipe(path), request) | {page.recipe: None}
+            return self.restore(load_recipe(path), drawing, request) | {page.recipe: None}
         except FORESEEN as error:
             return {page.recipe: None, page.status: words.status(explain(error), kind="error")}
         finally:
             Path(path).unlink(missing_ok=True)
 
-    def restore(self, recipe: Mapping[str, Any], request: gr.Request) -> Updates:
-        """Put what a recipe holds on the page, and keep its seed.
+    def restore(self, recipe: Mapping[str, Any], drawing: SliceCanvasData | None, request: gr.Request) -> Updates:
+        """Put what a recipe holds on the page, over the brain that is drawn on there, and keep its seed.
 
         Raises:
             VolumeError, ValueError: the recipe is damaged, or its conditions are not for this model.
         """
         content = show_recipe(recipe, self._studio.pipeline, self._palette, session_folder(request))
+        if drawing is not None:
+            # A recipe holds no brain: until it is generated, its tumor would float in the dark.
+            content = replace(
+                content, drawing=content.drawing.with_layers([drawing.layers[0], *content.drawing.layers[1:]])
+            )
         return self._put(content) | {self._page.controls.lock: True}
 
     def uploader(self, modality: str) -> Callable[..., Any]:
@@ -357,7 +362,7 @@ class Actions:
             # What stood there was of another volume.
             page.adherence: words.not_measured_yet(),
             page.download_note: "",
-            **{button: gr.update(visible=False) for button in page.downloads.values()},
+            **{button: gr.update(interactive=False) for button in page.downloads.values()},
         }
         first: tuple[int, float] | None = None  # a step and when it ended
         with closing(self._studio.run(run)) as events:
@@ -442,7 +447,9 @@ class Actions:
         """Offer the files there are, by their names, and hide the buttons of those there are not."""
         page, files = self._page, shown.files.files
         updates: Updates = {
-            button: gr.update(value=str(files[name]) if name in files else None, visible=name in files)
+            button: gr.update(
+                value=str(files[name]) if name in files else None, visible=name in files, interactive=True
+            )
             for name, button in page.downloads.items()
         }
         return updates | {

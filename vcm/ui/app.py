@@ -184,7 +184,7 @@ def _wire(page: Page, actions: Actions) -> None:
             **quiet,
         )
     restored = [*_outputs(page), page.controls.lock]
-    page.recipe.upload(actions.take_recipe, page.recipe, [*restored, page.recipe], **checked)
+    page.recipe.upload(actions.take_recipe, [page.recipe, page.editor], [*restored, page.recipe], **checked)
     wire_share_link(page, actions, restored, **checked)
     wire_history(page, actions, running, _outputs(page))
     for modality, upload in page.uploads.items():

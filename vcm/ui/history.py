@@ -145,17 +145,26 @@ def compare_runs(first: PastRun, second: PastRun, folder: Path) -> ResultView:
     arrays = [_read_intensities(run, layer) for run, layer in zip((first, second), layers, strict=True)]
     difference = arrays[0] - arrays[1]
     affine, shape = views[0].affine, views[0].shape
-    masks = [view.mask for view in views]
-    same = masks[0] if masks[0] and masks[1] and Path(masks[0].path).name == Path(masks[1].path).name else None
+    drawings = [view.mask and Path(view.mask.path).name for view in views]
+    mask = views[0].mask if drawings[0] == drawings[1] else None
     assert first.shown.facts is not None
     assert second.shown.facts is not None
     return ResultView(
         viewer=canvas_value(
-            [*layers, view_difference(difference, folder)], affine, shape, labels=views[0].labels, mask=same
+            [*layers, view_difference(difference, folder)],
+            affine,
+            shape,
+            labels=views[0].labels if mask else (),
+            mask=mask,
         ),
         controlled=canvas_value(layers[:1], affine, shape),
         uncontrolled=canvas_value(layers[1:], affine, shape),
-        adherence=words.comparison(titles, (first.shown.facts, second.shown.facts), float(np.abs(difference).mean())),
+        adherence=words.comparison(
+            titles,
+            (first.shown.facts, second.shown.facts),
+            float(np.abs(difference).mean()),
+            is_same_drawing=drawings[0] == drawings[1],
+        ),
         titles=titles,
     )
 

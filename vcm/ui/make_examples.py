@@ -48,16 +48,14 @@ class Case:
 
 
 CASES = (
-    Case("01-parietal", "Left parietal", "A large bright ring, a dark core, wide edema.", 200_007, {"seed": 7}),
+    Case("01-parietal", "Left parietal", "A large ring with a dark core.", 200_007, {"seed": 7}),
     Case("02-temporal", "Left temporal", "Half the size, at the edge of the brain.", 200_009, {"seed": 12}),
     Case("03-two", "Two lesions", "One map, two tumors, one brain.", 200_005, {"seed": 5, "sex": "male"}),
-    Case(
-        "04-edema", "Edema alone", "The hardest: swelling hardly shows in a T1 scan.", 200_019, {"seed": 19, "age": 72}
-    ),
+    Case("04-edema", "Edema alone", "The hardest: on T1 it hardly shows.", 200_019, {"seed": 19, "age": 72}),
     Case(
         "05-none",
         "No tumor",
-        "Nothing drawn: a person of 80, wide ventricles.",
+        "A person of 80: wide ventricles.",
         None,
         {"seed": 7, "age": 80, "ventricular_volume": 0.9},
     ),

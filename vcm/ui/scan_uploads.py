@@ -121,7 +121,7 @@ def build_scan_uploads(names: Sequence[str], wanted: frozenset[str] = frozenset(
     if not names:
         return built
     is_open = bool(wanted & set(names))
-    with gr.Accordion("Scans to follow", open=is_open, elem_id="scans"), gr.Row(elem_id="scan-modalities"):
+    with gr.Accordion("Follow a scan of your own", open=is_open, elem_id="scans"), gr.Row(elem_id="scan-modalities"):
         for name in names:
             with gr.Column(elem_classes=["modality", "scan"], min_width=0):
                 _build_one(built, name, f"Follow the {_SCAN_TITLES[name]}", MODALITIES[name].help)

@@ -45,6 +45,12 @@ async function loadFigure(url) {
   return JSON.parse(text);
 }
 
+// The legend stands above the brain; the tools, which a finger hardly hits, would lie over it.
+function fitPhone(layout) {
+  Object.assign(layout.legend, { orientation: "h", font: { ...layout.legend.font, size: 11 } });
+  layout.scene.domain = { y: [0, 0.78] };
+}
+
 async function show() {
   const { value } = props;
   if (!value) return say(shown ? "" : EMPTY);
@@ -56,11 +62,12 @@ async function show() {
   try {
     const [Plotly, figure] = await Promise.all([loadScript(value.script.url), loadFigure(url)]);
     if (props.value?.figure.url !== url) return undefined; // a newer one is on its way
-    if (plot.clientWidth < NARROW) Object.assign(figure.layout.legend, { orientation: "h", font: { ...figure.layout.legend.font, size: 11 } });
-    await Plotly.react(plot, figure.data, figure.layout, CONFIG);
+    const isNarrow = plot.clientWidth < NARROW;
+    if (isNarrow) fitPhone(figure.layout);
+    await Plotly.react(plot, figure.data, figure.layout, { ...CONFIG, displayModeBar: isNarrow ? false : "hover" });
     shown = url;
     root.dataset.shown = "true";
-    root.querySelector("[data-part=save]").hidden = false;
+    for (const name of ["save", "how"]) root.querySelector(`[data-part=${name}]`).hidden = false;
     say("");
   } catch (error) {
     console.error(error);

@@ -24,6 +24,7 @@ async function show() {
   part("link").value = link;
   const isCopied = await copy(link);
   part("say").textContent = `${isCopied ? "Link copied." : "Your browser keeps pages from copying: copy the link above."} ${note}`;
+  part("say").scrollIntoView({ block: "nearest" });
 }
 
 // The link is used once: a reload brings back what was drawn since, as it does without a link.

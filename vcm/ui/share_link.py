@@ -83,7 +83,7 @@ def wire_share_link(page: Page, actions: Actions, outputs: Sequence[Component], 
         js=page.editor.flush_js(0),
         **event,
     )
-    share.field.submit(_opener(page, actions), None, list(outputs), **event)
+    share.field.submit(_opener(page, actions), page.editor, list(outputs), **event)
 
 
 def _maker(page: Page, actions: Actions) -> Any:
@@ -109,11 +109,11 @@ def _maker(page: Page, actions: Actions) -> Any:
 
 
 def _opener(page: Page, actions: Actions) -> Any:
-    def open_link(event: gr.EventData, request: gr.Request) -> Updates:
+    def open_link(drawing: SliceCanvasData | None, event: gr.EventData, request: gr.Request) -> Updates:
         """Put what the link of the page holds on the page, checked as a dropped recipe is."""
         try:
             recipe = unpack_recipe(str(getattr(event, "text", "")))
-            updates = actions.restore(recipe, request)
+            updates = actions.restore(recipe, drawing, request)
         except FORESEEN as error:
             return {page.status: words.status(explain(error), kind="error")}
         missing = _name(left_out(recipe))

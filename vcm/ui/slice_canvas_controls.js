@@ -104,7 +104,9 @@ class Controls {
   // Rebuild the buttons that come from the value: layers and labels.
   showChoices() {
     const { host, parts } = this;
-    parts.layers.hidden = host.layers.length < 2;
+    // A volume in the making has one layer: the choice stays where it was, so that nothing below it moves.
+    this.hasChoice ||= host.layers.length > 1;
+    parts.layers.hidden = !this.hasChoice || host.layers.length === 0;
     parts.layers.replaceChildren(...host.layers.map(({ name, hint }, index) => {
       const button = choice(index, name);
       if (hint) button.title = hint;
@@ -112,7 +114,6 @@ class Controls {
     }));
     parts.labels.replaceChildren(...host.labels.map((label) => labelChip(label, host.editable)));
     if (host.layered && host.labels.length) parts.labels.prepend(layeredChip(host));
-    parts.hint.hidden = !host.props.hint || host.labels.length === 0;
     parts.labels.hidden = parts.overlay.hidden = host.labels.length === 0;
     parts.labels.setAttribute("role", host.editable ? "radiogroup" : "list");
   }
@@ -143,10 +144,13 @@ class Controls {
   }
 
   showHint() {
-    const { drawing, props } = this.host;
+    const { drawing, editable, labels, layer, props } = this.host;
     const limit = props.warn_below;
     const isSmall = limit && drawing && !drawing.isEmpty && drawing.totalMl < limit.ml;
-    write(this.parts.hint, (isSmall ? limit.text : props.hint) || "");
+    const hint = editable ? labels.length > 0 && props.hint : layer?.hint;
+    const text = (isSmall ? limit.text : hint) || "";
+    this.parts.hint.hidden = !text;
+    write(this.parts.hint, text);
     this.parts.hint.classList.toggle("sc-warning", Boolean(isSmall));
   }
 

@@ -1,6 +1,8 @@
 // One plane on the screen: its canvas, letters and slider, and the way between pixels and voxels.
 
 const MOST_ENLARGED_PIXELS = 2_000_000;
+const SEAM_GAP = 8; // px, between the line of a comparison and the names of its sides
+const SIDE_NAME_BOTTOM = 8;
 
 class PlaneView {
   // `host` is the SliceCanvas: it owns what is shown (grid, layers, overlay, crosshair, zoom); the view only draws it.
@@ -109,6 +111,23 @@ class PlaneView {
     const x = host.seam * this.width;
     context.fillStyle = "#ffffff";
     context.fillRect(x - 1, 0, 2, this.height);
+    if (this.isThumbnail) return;
+    const [first, second] = host.layers;
+    this.paintSideName(first.name, x - SEAM_GAP, "right");
+    this.paintSideName(second.name, x + SEAM_GAP, "left");
+  }
+
+  // Which volume is on which side of the line; `align` is the side of the text that stands at `x`.
+  paintSideName(name, x, align) {
+    const { context } = this;
+    context.save();
+    context.font = "600 12px system-ui, sans-serif";
+    context.textAlign = align;
+    context.textBaseline = "bottom";
+    context.shadowColor = "#000000";
+    context.shadowBlur = 4;
+    context.fillText(name, x, this.height - SIDE_NAME_BOTTOM);
+    context.restore();
   }
 
   // `share` is a layer and the part of the plane's width, from 0 to 1, in which it is shown.

@@ -134,9 +134,9 @@ def view_drawing(
 
 
 def view_difference(difference: NDArray[np.float32], folder: Path) -> Layer:
-    """Return the difference of two volumes, (X, Y, Z) in -1 to 1, as a layer."""
-    limits = (-_MOST_DIFFERENCE, _MOST_DIFFERENCE)
-    return image_layer("Difference", difference, folder, value_range=limits, colormap="diverging")
+    """Return the first of two volumes less the second, (X, Y, Z) in -1 to 1, as a layer."""
+    limits, hint = (-_MOST_DIFFERENCE, _MOST_DIFFERENCE), "Orange: the first is brighter. Blue: the second is."
+    return image_layer("Difference", difference, folder, value_range=limits, colormap="diverging", hint=hint)
 
 
 def view_background(brain: NDArray[np.float32], folder: Path) -> Layer:

@@ -126,8 +126,8 @@ def adherence(measured: Mapping[str, Any] | None) -> str:
         body += _anatomy_words(measured["anatomy"])
     return _card(
         "Does it follow the drawing?",
-        body + '<p class="fine">Overlap is the Dice score, 0 to 1, by a segmenter that had no part in the generation '
-        "and makes mistakes of its own.</p>",
+        body + '<p class="fine">Overlap is the Dice score with the drawing that this volume was made from, 0 to '
+        "1, by a segmenter that had no part in the generation and makes mistakes of its own.</p>",
     )
 
 
@@ -181,15 +181,19 @@ def run_facts(facts: RunFacts) -> str:
     return " \u00b7 ".join(parts)
 
 
-def comparison(titles: tuple[str, str], facts: tuple[RunFacts, RunFacts], distance: float) -> str:
+def comparison(
+    titles: tuple[str, str], facts: tuple[RunFacts, RunFacts], distance: float, *, is_same_drawing: bool
+) -> str:
     """Return what stands in place of adherence while two runs are compared; what differs stands out.
 
     Args:
         titles: of A and B.
         facts: of A and B.
         distance: mean absolute difference of their volumes, as a share of the intensity range.
+        is_same_drawing: whether both were made from one drawing.
     """
     rows = [
+        ("Drawing", *(("the same", "the same") if is_same_drawing else ("its own", "another"))),
         ("Overlap", *("\u2013" if each.dice is None else f"{each.dice:.2f}" for each in facts)),
         ("Seed", *(str(each.seed) for each in facts)),
         ("Guidance", *(f"{each.guidance_scale:g}" for each in facts)),

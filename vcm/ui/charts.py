@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 _WIDTH, _HEIGHT = 320, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 12, 38
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 38
 _MOST_TICKS = 7
 
 

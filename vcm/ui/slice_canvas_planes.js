@@ -2,7 +2,7 @@
 
 const MOST_ENLARGED_PIXELS = 2_000_000;
 const SEAM_GAP = 8; // px, between the line of a comparison and the names of its sides
-const SIDE_NAME_BOTTOM = 8;
+const SIDE_NAME_BOTTOM = 28; // above the letter of the side
 
 class PlaneView {
   // `host` is the SliceCanvas: it owns what is shown (grid, layers, overlay, crosshair, zoom); the view only draws it.

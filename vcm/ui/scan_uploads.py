@@ -40,6 +40,10 @@ _PICTURE_PIXELS = 96
 _BRAIN_COLORS = ("#ffb000",)
 _SEEN = "What the model sees"
 _MOVED = "What the model sees, moved to template space; outlined, the template's brain"
+_OWN_CASE = (
+    "Scans of your own, alone or with what is drawn. How well a real mask is followed, the command "
+    "<code>vcm case</code> measures: it writes a page."
+)
 _SCAN_TITLES = {"partial": "partial scan", "lowres": "thick slices", "t2": "T2", "flair": "FLAIR", FILL: "region"}
 
 Updates = dict[Component, Any]
@@ -121,14 +125,16 @@ def build_scan_uploads(names: Sequence[str], wanted: frozenset[str] = frozenset(
     if not names:
         return built
     is_open = bool(wanted & set(names))
-    with gr.Accordion("Follow a scan of your own", open=is_open, elem_id="scans"), gr.Row(elem_id="scan-modalities"):
-        for name in names:
-            with gr.Column(elem_classes=["modality", "scan"], min_width=0):
-                _build_one(built, name, f"Follow the {_SCAN_TITLES[name]}", MODALITIES[name].help)
-                if name == "partial":
-                    info = "A mask of what is made up; without it, the drawn tumor and 6 mm around it."
-                    _build_one(built, FILL, "Make up this region", info)
-                built.seen[name] = gr.HTML("", elem_id=f"seen-{name}")
+    with gr.Accordion("Bring your own case: scans to follow", open=is_open, elem_id="scans"):
+        gr.HTML(f'<p class="fine">{_OWN_CASE}</p>')
+        with gr.Row(elem_id="scan-modalities"):
+            for name in names:
+                with gr.Column(elem_classes=["modality", "scan"], min_width=0):
+                    _build_one(built, name, f"Follow the {_SCAN_TITLES[name]}", MODALITIES[name].help)
+                    if name == "partial":
+                        info = "A mask of what is made up; without it, the drawn tumor and 6 mm around it."
+                        _build_one(built, FILL, "Make up this region", info)
+                    built.seen[name] = gr.HTML("", elem_id=f"seen-{name}")
     return built
 
 

@@ -152,6 +152,11 @@ class Backbone(nn.Module):
         signal, noise_level = self._signal_and_noise(timesteps)
         return signal * latent + noise_level * noise
 
+    def remove_noise(self, latent: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Undo `add_noise`: with a noise estimate, return the clean latent that it stands for."""
+        signal, noise_level = self._signal_and_noise(timesteps)
+        return (latent - noise_level * noise) / signal
+
     def _signal_and_noise(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """Return sqrt(a_t) and sqrt(1 - a_t), each (B, 1, 1, 1, 1)."""
         alphas = self.alphas_cumprod[timesteps].reshape(-1, 1, 1, 1, 1)

@@ -79,9 +79,7 @@ def let_drift(noised: Noised, backbone: Backbone, random: torch.Generator) -> No
     signal = noised.signal[drifting]
     noise_level = (1.0 - signal**2).sqrt()
     tumor = functional.max_pool3d(noised.tumor_share[drifting], 3, stride=1, padding=1) > 0
-    way = (
-        tumor * (believed - noised.clean[drifting]) * shares[drifting].reshape(-1, 1, 1, 1, 1)
-    )  # in units of sqrt(1 - a_t)
+    way = tumor * (believed - noised.clean[drifting]) * shares[drifting].reshape(-1, 1, 1, 1, 1)
     latent, noise = noised.latent.clone(), noised.noise.clone()
     latent[drifting] += signal * noise_level * way
     noise[drifting] += signal * way
@@ -92,8 +90,7 @@ def _believe(backbone: Backbone, noised: Noised, chosen: Tensor, timesteps: Tens
     """Return the clean latents that the prior sees in the chosen pairs, with the noise of other timesteps."""
     latent = backbone.add_noise(noised.clean[chosen], noised.noise[chosen], timesteps)
     epsilon = backbone.predict_epsilon(latent, timesteps, noised.context[chosen])
-    alphas = backbone.alphas_cumprod[timesteps].reshape(-1, 1, 1, 1, 1)
-    return (latent - (1.0 - alphas).sqrt() * epsilon) / alphas.sqrt()
+    return backbone.remove_noise(latent, epsilon, timesteps)
 
 
 def measure_error(epsilon: Tensor, noised: Noised, tumor_weight: float) -> tuple[Tensor, dict[str, float]]:

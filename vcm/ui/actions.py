@@ -241,9 +241,7 @@ class Actions:
         content = show_recipe(recipe, self._studio.pipeline, self._palette, session_folder(request))
         if drawing is not None:
             # A recipe holds no brain: until it is generated, its tumor would float in the dark.
-            content = replace(
-                content, drawing=content.drawing.with_layers([drawing.layers[0], *content.drawing.layers[1:]])
-            )
+            content = replace(content, drawing=content.drawing.with_background(drawing.layers[0]))
         return self._put(content) | {self._page.controls.lock: True}
 
     def uploader(self, modality: str) -> Callable[..., Any]:
@@ -409,7 +407,7 @@ class Actions:
         if event.result.uncontrolled is not None and drawing is not None:
             # The next stroke is drawn on the very brain that the next run starts from.
             brain = view_background(show_on_grid(event.result, event.result.uncontrolled).array, folder)
-            updates[self._page.editor] = drawing.with_layers([brain, *drawing.layers[1:]])
+            updates[self._page.editor] = drawing.with_background(brain)
         return updates
 
     def _put(self, content: Content) -> Updates:

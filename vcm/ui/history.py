@@ -146,7 +146,8 @@ def compare_runs(first: PastRun, second: PastRun, folder: Path) -> ResultView:
     difference = arrays[0] - arrays[1]
     affine, shape = views[0].affine, views[0].shape
     drawings = [view.mask and Path(view.mask.path).name for view in views]
-    mask = views[0].mask if drawings[0] == drawings[1] else None
+    is_same_drawing = drawings[0] == drawings[1]
+    mask = views[0].mask if is_same_drawing else None
     assert first.shown.facts is not None
     assert second.shown.facts is not None
     return ResultView(
@@ -163,7 +164,7 @@ def compare_runs(first: PastRun, second: PastRun, folder: Path) -> ResultView:
             titles,
             (first.shown.facts, second.shown.facts),
             float(np.abs(difference).mean()),
-            is_same_drawing=drawings[0] == drawings[1],
+            is_same_drawing=is_same_drawing,
         ),
         titles=titles,
     )

@@ -119,6 +119,10 @@ class SliceCanvasData(GradioModel):
         """The same value with other images; an editor keeps its drawing and its undo history."""
         return self.model_copy(update={"layers": list(layers)})
 
+    def with_background(self, layer: Layer) -> SliceCanvasData:
+        """The same value with another image in the first place, as `with_layers`."""
+        return self.with_layers([layer, *self.layers[1:]])
+
     def with_mask(
         self, mask: NDArray[np.uint8] | FileData | None, cache_dir: str | Path | None = None
     ) -> SliceCanvasData:

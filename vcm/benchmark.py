@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from vcm.benchmark_clock import one_thread, take_turns
 from vcm.benchmark_loops import (
@@ -34,6 +33,7 @@ from vcm.benchmark_loops import (
 from vcm.benchmark_quality import list_cases, measure_quality, measures_adherence
 from vcm.benchmark_table import collect_ratios
 from vcm.dataset import read_earlier, write_json
+from vcm.flops import count_flops
 from vcm.pipeline import Pipeline
 from vcm.precision import has_native_bfloat16
 from vcm.request import GenerationRequest
@@ -172,7 +172,7 @@ def _describe(loop: Loop) -> Section:
 
 def count_calls(pipeline: Pipeline, conditions: Mapping[str, Tensor], plan: BenchmarkPlan) -> Section:
     """Return calls and floating-point operations of a controlled and an uncontrolled volume, by loop and part."""
-    parts = {name: _flops(call) for name, call in list_parts(pipeline, conditions).items()}
+    parts = {name: count_flops(call) for name, call in list_parts(pipeline, conditions).items()}
     calls = {
         "published": {
             "prior": 2 * plan.published_steps,
@@ -185,13 +185,6 @@ def count_calls(pipeline: Pipeline, conditions: Mapping[str, Tensor], plan: Benc
     }
     flops = {loop: sum(parts[part] * count for part, count in counted.items()) for loop, counted in calls.items()}
     return {"calls": calls, "flops_a_call": parts, "flops": flops}
-
-
-@torch.no_grad()
-def _flops(call: Callable[[], Any]) -> int:
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return int(counter.get_total_flops())
 
 
 @torch.no_grad()

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vcm.convolution import conv3d
+
 _NEIGHBORHOOD = 3  # latent cells along each axis that a patch of voxels is told from
 _MOST_VOXELS = 2**21  # decoding more takes minutes on a CPU
 _MIDDLE = 10  # cells along each axis of the middle: a few seconds, and ten times what the fit needs
@@ -40,7 +42,7 @@ class LinearDecoder:
 
     def decode(self, latent: Tensor) -> Tensor:
         """Return about the image (1, 1, X, Y, Z) of a latent (1, C, x, y, z) in the autoencoder's own scale."""
-        patches = functional.conv3d(_pad(latent), self._weight, self._bias)  # (1, f ** 3, x, y, z)
+        patches = conv3d(_pad(latent), self._weight, self._bias)  # (1, f ** 3, x, y, z)
         f = self._factor
         x, y, z = latent.shape[2:]
         image = patches.reshape(f, f, f, x, y, z).permute(3, 0, 4, 1, 5, 2)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vcm.autoencoder import fold, unfold
 from vcm.checkpoint import SEGMENTER_FILE, CheckpointError, fill, read_weights, save_weights, verify_files, write_bytes
+from vcm.convolution import use_fast_convolutions
 from vcm.precision import autocast
 
 CONFIG_FILE = "segmenter.json"
@@ -76,6 +77,7 @@ class Segmenter(nn.Module):
             blocks_up=config.blocks_up,
             norm=("GROUP", {"num_groups": _NORM_GROUPS}),
         )
+        use_fast_convolutions(self.network)
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Segmenter:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from vcm.benchmark_clock import clocked, one_thread, peak_memory_mib, summarize_seconds
 from vcm.checkpoint import load_backbone
+from vcm.flops import count_flops
 from vcm.memory import keep_freed_memory
 from vcm.study.methods import Method
 from vcm.study.plan import ARMS, Run, StudyPlan
@@ -46,11 +46,10 @@ def _measure(model: Path, name: str, plan: StudyPlan, device: str) -> dict[str, 
         training = [clocked(where, lambda: train(True)) for _ in range(1 + _ROUNDS)][1:]
         peak = peak_memory_mib() if where.type == "cpu" else torch.cuda.max_memory_allocated(where) / 2**20
         denoising = [clocked(where, lambda: denoise(False)) for _ in range(1 + _ROUNDS)][1:]
-        with FlopCounterMode(display=False) as counter:
-            denoise(False)
+        flops = count_flops(lambda: denoise(False))
     return {
         "parameters": sum(p.numel() for p in method.parameters() if p.requires_grad),
-        "flops": int(counter.get_total_flops()),
+        "flops": flops,
         "training_step": summarize_seconds(training),
         "denoising_step": summarize_seconds(denoising),
         "memory_mib": peak,

@@ -13,7 +13,7 @@ from torch.nn import functional
 from vcm.backbone import build_betas, build_network
 from vcm.condition_encoder import ConditionReader
 from vcm.config import AdapterConfig
-from vcm.convolution import Conv3d, conv3d
+from vcm.convolution import conv3d
 
 OUTPUT_CONVOLUTION_STD = 0.06
 """MONAI starts its U-Net's last convolution at zero; below zero heads nothing but their bias would ever learn."""
@@ -33,9 +33,9 @@ class VCM(ConditionReader):
         super().__init__(config.condition_channels, config.condition_encoder, config.fusion_blocks, config.aggregation)
         self.config = config
         self.unet: DiffusionModelUNet = build_network(DiffusionModelUNet, config.unet)
-        self.narrow: Conv3d | None = None
+        self.narrow: nn.Conv3d | None = None
         if config.feature_channels is not None:
-            self.narrow = Conv3d(width, config.feature_channels, kernel_size=1)
+            self.narrow = nn.Conv3d(width, config.feature_channels, kernel_size=1)
         self.static_maps: StaticMaps | None = None
         if config.static_maps:
             self.static_maps = StaticMaps(width, 3 * config.latent_channels)
@@ -134,7 +134,7 @@ class StaticMaps(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, hidden_channels: int = 32) -> None:
         super().__init__()
-        self.maps = Conv3d(in_channels, out_channels, kernel_size=1)
+        self.maps = nn.Conv3d(in_channels, out_channels, kernel_size=1)
         nn.init.zeros_(self.maps.weight)
         nn.init.zeros_(self.maps.bias)  # type: ignore[arg-type]
         self.fading = nn.Sequential(nn.Linear(3, hidden_channels), nn.SiLU(), nn.Linear(hidden_channels, out_channels))
@@ -163,10 +163,10 @@ class Heads(nn.Module):
     ) -> None:
         super().__init__()
         self.normalize = normalize
-        self.shared = Conv3d(in_channels, hidden_channels, kernel_size=3, padding=1)
-        self.scale = Conv3d(hidden_channels, out_channels, kernel_size=3, padding=1)
-        self.shift = Conv3d(hidden_channels, out_channels, kernel_size=3, padding=1)
-        self.gain = Conv3d(hidden_channels, out_channels, kernel_size=3, padding=1) if with_gain else None
+        self.shared = nn.Conv3d(in_channels, hidden_channels, kernel_size=3, padding=1)
+        self.scale = nn.Conv3d(hidden_channels, out_channels, kernel_size=3, padding=1)
+        self.shift = nn.Conv3d(hidden_channels, out_channels, kernel_size=3, padding=1)
+        self.gain = nn.Conv3d(hidden_channels, out_channels, kernel_size=3, padding=1) if with_gain else None
         nn.init.kaiming_normal_(self.shared.weight)
         for convolution in self.outputs():
             nn.init.zeros_(convolution.weight)
@@ -187,7 +187,7 @@ class Heads(nn.Module):
         bias = torch.cat([convolution.bias for convolution in self.outputs()])  # type: ignore[misc]
         return conv3d(hidden, weight, bias, padding=(1, 1, 1))
 
-    def outputs(self) -> list[Conv3d]:
+    def outputs(self) -> list[nn.Conv3d]:
         """Return the last convolutions, in the order of what they give."""
         return [self.scale, self.shift] if self.gain is None else [self.scale, self.shift, self.gain]
 

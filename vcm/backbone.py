@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from vcm.autoencoder import Autoencoder
 from vcm.config import NUM_COVARIATES, BackboneConfig, ConfigError, ScheduleConfig
-from vcm.convolution import use_fast_convolutions
 from vcm.denoiser import Denoiser
 
 WHITENING_FLOOR = 1e-6
@@ -181,9 +180,7 @@ def build_coordinates(shape: tuple[int, ...]) -> Tensor:
 def build_network(network: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     """Build a MONAI network from the keyword arguments of a configuration; raises ConfigError if it cannot be."""
     try:
-        built = network(**arguments)
+        return network(**arguments)
     except (TypeError, ValueError) as error:
         name = getattr(network, "__name__", "network")
         raise ConfigError(f"The configuration's {name} cannot be built: {error}.") from error
-    use_fast_convolutions(built)
-    return built

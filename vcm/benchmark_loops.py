@@ -20,6 +20,7 @@ from vcm.job import Job
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest, Preview
 from vcm.sampler import Step, initial_noise, trajectory
+from vcm.tuning import tune
 from vcm.volume import Volume
 
 
@@ -67,6 +68,7 @@ class EncodeEveryStep(VCM):
         super().__init__(adapter.config)
         self.load_state_dict(adapter.state_dict(), assign=True)
         self.to(next(adapter.parameters()).device).eval()
+        tune(self)
         self._conditions = conditions
 
     def forward(self, latent: Tensor, epsilon: Tensor, features: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from vcm.autoencoder import fold
 from vcm.config import ConditionEncoderConfig
-from vcm.convolution import Conv3d
 
 CONDITION_GAIN = 50.0
 """A freshly initialised encoder turns a 0-or-1 map into features of about 0.1 or less; beside latents and noise of
@@ -43,9 +42,9 @@ class ConditionReader(nn.Module):
             {name: ConditionEncoder(channels, encoder) for name, channels in condition_channels.items()}
         )
         # Released weights have one modality and no projection.
-        self.projection: Conv3d | None = None
+        self.projection: nn.Conv3d | None = None
         if aggregation == "concat" and len(self.condition_encoders) > 1:
-            self.projection = Conv3d(len(self.condition_encoders) * (width + 1), width, kernel_size=1)
+            self.projection = nn.Conv3d(len(self.condition_encoders) * (width + 1), width, kernel_size=1)
         self.fusion = nn.Sequential(
             *(ResidualBlock(width, width, encoder.norm_num_groups, encoder.norm_eps) for _ in range(fusion_blocks))
         )
@@ -127,7 +126,7 @@ class ConditionEncoder(nn.Module):
         self.patch_size = config.patch_size
         # A folded cube already holds its voxels' neighbors, and 3 x 3 x 3 of them would be most of the encoder's cost.
         size = 3 if config.patch_size < 4 else 1
-        self.conv_in = Conv3d(
+        self.conv_in = nn.Conv3d(
             in_channels * config.patch_size**3, config.channels[0], kernel_size=size, padding=size // 2
         )
         with torch.no_grad():
@@ -178,10 +177,10 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.down = down
         self.norm1 = nn.GroupNorm(num_groups, in_channels, eps=eps)
-        self.conv1 = Conv3d(in_channels, channels, kernel_size=3, padding=1)
+        self.conv1 = nn.Conv3d(in_channels, channels, kernel_size=3, padding=1)
         self.norm2 = nn.GroupNorm(num_groups, channels, eps=eps)
-        self.conv2 = Conv3d(channels, channels, kernel_size=3, padding=1)
-        self.skip_connection = nn.Identity() if in_channels == channels else Conv3d(in_channels, channels, 1)
+        self.conv2 = nn.Conv3d(channels, channels, kernel_size=3, padding=1)
+        self.skip_connection = nn.Identity() if in_channels == channels else nn.Conv3d(in_channels, channels, 1)
         # The block starts as its shortcut, as the published ones do.
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]

@@ -40,7 +40,7 @@ from vcm.image_conditions import scale_intensities
 from vcm.inpaint import fill_hole
 from vcm.job import Job, Outcome, Sample
 from vcm.memory import keep_freed_memory
-from vcm.precision import has_native_bfloat16, use_channels_last
+from vcm.precision import has_native_bfloat16
 from vcm.pretrained import EMBEDDED, find_model, find_vcm_weights
 from vcm.preview import LinearDecoder, choose_block
 from vcm.recipe import Environment, build_recipe, hash_array
@@ -49,6 +49,7 @@ from vcm.sampler import Step, initial_noise, trajectory
 from vcm.scans import Scan
 from vcm.share import attach_vcm
 from vcm.thick_slices import agree_with_slices, restore_units
+from vcm.tuning import tune
 from vcm.volume import Volume
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ class Pipeline:
     Every chain is sampled at batch 1 with a solver of its own, and nothing of one run is kept on the networks, so a
     volume depends on its request alone: not on `compare`, on the caches, or on other runs.
 
+    The networks are tuned to the processor (`vcm.tuning.tune`) unless `is_tuned` is False.
+
     Attributes:
         config: of the model; `grid` is the voxel grid that every volume lies on.
         backbone: the frozen latent diffusion model.
@@ -93,6 +96,7 @@ class Pipeline:
         segmenter: Segmenter | None = None,
         brain: NDArray[np.bool_] | None = None,
         precision: str = "float32",
+        is_tuned: bool = True,
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}.")
@@ -111,9 +115,9 @@ class Pipeline:
         self._samples: BoundedCache[Sample] = BoundedCache(MAX_SAMPLE_BYTES, lambda sample: sample.num_bytes)
         # Held for a step at a time and never across a yield: a run that is left half-way blocks nobody.
         self._lock = Lock()
-        if precision == "bfloat16":
+        if is_tuned and (precision == "bfloat16" or self.device.type == "cpu"):
             for network in (self.backbone, self.adapter):
-                use_channels_last(network)
+                tune(network)
 
     @classmethod
     def from_pretrained(
@@ -152,11 +156,13 @@ class Pipeline:
     def from_reference(cls, folder: str | Path, device: str = "auto") -> Self:
         """Load a folder in the layout of the published code, with its config.json and three pickled weight files.
 
+        Sums are taken in the order of the published code, which is not the fastest one: see `vcm.tuning.tune`.
+
         Raises:
             CheckpointError: a file is missing, damaged, holds more than plain tensors, or does not fit.
             ValueError: there is no such device.
         """
-        return cls(load_reference(folder, choose_device(device)))
+        return cls(load_reference(folder, choose_device(device)), is_tuned=False)
 
     @property
     def grid(self) -> Grid:

@@ -19,7 +19,10 @@ def autocast(device: torch.device | str) -> torch.autocast:
 
 
 def use_channels_last(network: nn.Module) -> None:
-    """Lay convolutions out as bfloat16 needs them on a CPU; in the usual layout it is slower than float32."""
+    """Lay convolutions out as a CPU likes them: bfloat16 is slower than float32 in the usual layout, and float32 gains.
+
+    Two threads make a step of the mini model's prior in nine tenths of the time.
+    """
     for module in network.modules():
         if isinstance(module, nn.Conv3d):
             module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]

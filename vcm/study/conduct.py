@@ -16,7 +16,6 @@ from filelock import FileLock, Timeout
 from vcm import simulate
 from vcm.checkpoint import SEGMENTER_FILE, file_hash, load_model
 from vcm.dataset import read_json, simulated_cohort, write_json
-from vcm.precision import use_channels_last
 from vcm.segmenter import Segmenter
 from vcm.study.cost import measure_cost
 from vcm.study.measuring import Bench, build_bench
@@ -24,6 +23,7 @@ from vcm.study.methods import BUILDERS
 from vcm.study.plan import ARMS, Run, StudyPlan, choose_rate, list_runs
 from vcm.study.training import Material, train_run
 from vcm.train.pairs import Pairs
+from vcm.tuning import tune
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class _Study:
         if not (model / SEGMENTER_FILE).is_file():
             raise ValueError("The model folder has no segmenter, so there is nothing to measure with.")
         self._loaded = loaded = load_model(model)
-        use_channels_last(loaded.backbone.to(device))
+        tune(loaded.backbone.to(device))
         identity = {
             "plan": plan.to_json(),
             "weights": {name: value for name, value in loaded.hashes.items() if not name.startswith("vcm")},

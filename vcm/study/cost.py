@@ -16,6 +16,7 @@ from vcm.memory import keep_freed_memory
 from vcm.study.methods import Method
 from vcm.study.plan import ARMS, Run, StudyPlan
 from vcm.study.training import build_method
+from vcm.tuning import tune
 
 _ROUNDS = 3
 
@@ -38,6 +39,8 @@ def _measure(model: Path, name: str, plan: StudyPlan, device: str) -> dict[str, 
     config, backbone, _ = load_backbone(model)
     backbone = backbone.to(device)
     method = build_method(Run(name, "tumor", 1), config.adapter, backbone, plan).to(device)
+    for network in (backbone, method):
+        tune(network)
     torch.manual_seed(0)
     where = torch.device(device)
     with one_thread(where):

@@ -17,7 +17,6 @@ from vcm.adapter import VCM, modulate
 from vcm.backbone import Backbone
 from vcm.condition_encoder import ConditionReader
 from vcm.config import AdapterConfig, BackboneConfig
-from vcm.convolution import Conv3d, use_fast_convolutions
 from vcm.denoiser import Denoiser
 from vcm.sampler import Adapter
 
@@ -114,9 +113,8 @@ class ControlNetMethod(_Rival):
         del arguments["out_channels"]
         arguments["in_channels"] += position[0] if position else 0
         self.network = ControlNet(**arguments)
-        embedding = Conv3d(config.condition_encoder.out_channels, arguments["channels"][0], kernel_size=1)
+        embedding = nn.Conv3d(config.condition_encoder.out_channels, arguments["channels"][0], kernel_size=1)
         self.network.add_module("controlnet_cond_embedding", _zero(embedding))
-        use_fast_convolutions(self.network)
         _copy_encoder(backbone.diffusion, self.network)
 
     def estimate(
@@ -150,7 +148,7 @@ class T2IAdapterMethod(_Rival):
         self.levels = nn.ModuleList(
             nn.Sequential(
                 nn.AvgPool3d(2) if index else nn.Identity(),
-                Conv3d(source, width, kernel_size=1),
+                nn.Conv3d(source, width, kernel_size=1),
                 _AdapterBlock(width),
                 _AdapterBlock(width),
             )
@@ -180,9 +178,8 @@ class ConcatenationMethod(_Rival):
         super().__init__(config)
         arguments = dict(backbone.diffusion)
         arguments["in_channels"] += features_read
-        self.narrow = Conv3d(config.condition_encoder.out_channels, features_read, kernel_size=1)
+        self.narrow = nn.Conv3d(config.condition_encoder.out_channels, features_read, kernel_size=1)
         self.network = Denoiser(**arguments)
-        use_fast_convolutions(self.network)
 
     def encode(self, conditions: Mapping[str, Tensor], keep: Mapping[str, Tensor] | None = None) -> Tensor:
         """See `Method.encode`."""
@@ -274,8 +271,8 @@ class _AdapterBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.inner = Conv3d(channels, channels, kernel_size=3, padding=1)
-        self.outer = Conv3d(channels, channels, kernel_size=1)
+        self.inner = nn.Conv3d(channels, channels, kernel_size=3, padding=1)
+        self.outer = nn.Conv3d(channels, channels, kernel_size=1)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return (B, channels, x, y, z)."""
@@ -314,7 +311,7 @@ def _copy_encoder(source: Denoiser, target: ControlNet) -> None:
     target.load_state_dict({**own, **shared})
 
 
-def _zero(module: Conv3d) -> Conv3d:
+def _zero(module: nn.Conv3d) -> nn.Conv3d:
     nn.init.zeros_(module.weight)
     nn.init.zeros_(module.bias)  # type: ignore[arg-type]
     return module

@@ -19,7 +19,7 @@ from vcm.condition_encoder import draw_modality_keep
 from vcm.config import AdapterConfig
 from vcm.dataset import Cohort, simulated_cohort
 from vcm.image_conditions import CONTRASTS
-from vcm.precision import autocast, use_channels_last
+from vcm.precision import autocast
 from vcm.train.foreign import Placement
 from vcm.train.loop import LoopConfig, run_loop
 from vcm.train.objective import add_noise, let_drift, measure_error, measure_size
@@ -28,6 +28,7 @@ from vcm.train.pairs import Pairs
 from vcm.train.pictures import render_validation, save_picture
 from vcm.train.strength import settle_strength
 from vcm.train.team import find_team
+from vcm.tuning import tune
 
 ADAPTER_LOOP = LoopConfig(
     steps=6000, learning_rate=2e-3, warmup_steps=50, save_every=100, validate_every=250, ema_decay=0.997
@@ -88,7 +89,7 @@ def train_adapter(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     backbone = backbone.to(device)
-    use_channels_last(backbone)
+    tune(backbone)
 
     def find_cohort(seeds: range) -> Cohort:
         contrasts = ("t1", *(name for name in CONTRASTS if name in config.condition_channels))

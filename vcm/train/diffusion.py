@@ -16,9 +16,9 @@ from vcm.backbone import Backbone
 from vcm.config import ModelConfig
 from vcm.dataset import Cohort, simulated_cohort
 from vcm.denoiser import Denoiser
-from vcm.precision import use_channels_last
 from vcm.train.latents import cached_pair, measure_whitening
 from vcm.train.loop import LoopConfig, run_loop
+from vcm.tuning import tune
 
 FIRST_SEED = 10_000
 """Seeds below are for the autoencoder and the VCM, so that the backbone has not seen their anatomies."""
@@ -71,7 +71,7 @@ def train_diffusion(
     backbone.autoencoder.load_state_dict(autoencoder.state_dict())
     if initial is not None:
         backbone.diffusion.load_state_dict(initial)
-    use_channels_last(backbone)
+    tune(backbone)
 
     cohorts = {
         "training": training_seeds(recipe),

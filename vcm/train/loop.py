@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from vcm.dataset import write_json
-from vcm.precision import autocast, use_channels_last
+from vcm.precision import autocast
 from vcm.train.team import find_team
+from vcm.tuning import tune
 from vcm.whole_files import write_whole
 
 logger = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ def run_loop(
     state_path = folder / STATE_FILE
     team = find_team(str(device))
     network = network.to(device).train()
-    use_channels_last(network)
+    tune(network)
     averaged = copy.deepcopy(network).requires_grad_(False)
     parameters = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(

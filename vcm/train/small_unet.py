@@ -13,7 +13,6 @@ from monai.transforms import Compose
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vcm.convolution import use_fast_convolutions
 from vcm.train.loop import LoopConfig, run_loop
 
 INPUT, TARGET = "input", "target"
@@ -48,7 +47,6 @@ def train_small_unet(
     torch.manual_seed(0)
     inputs = len(samples[0][INPUT])
     network = UNet(3, inputs, 1, channels=_CHANNELS, strides=(2, 2, 2), num_res_units=1, norm="instance")
-    use_fast_convolutions(network)
     warmup = max(1, min(100, steps // 10))
     config = LoopConfig(steps, _LEARNING_RATE, warmup_steps=warmup, ema_decay=0.98, save_every=1000)
     return run_loop(network, loss_function, config, out, resume=True)

@@ -60,10 +60,21 @@ def test_the_ratios_follow_from_the_stored_figures(pipeline, tmp_path):
     expected = runs["published"]["cpu_seconds"] / runs["ours"]["cpu_seconds"]
     assert ratios["published / ours, CPU time"] == pytest.approx(expected)
     assert all(ratio > 0 for ratio in ratios.values())
+    assert not any("torch's own" in name for name in ratios)
     assert asked == [(pipeline, PLAN.steps, True, PLAN.rounds)]
     assert (results["page"], results["session"]) == ({"page": "measured"}, {"session": 1})
     assert results["loops"].keys() == runs.keys()
     assert results["loops"]["published"]["precision"] == "float32"
+
+
+def test_what_tuning_is_worth_is_measured_where_there_is_a_pipeline_without(pipeline, tmp_path):
+    plain = Pipeline(build_tiny_model(), is_tuned=False)
+    results = benchmark(pipeline, pipeline, tmp_path, PLAN, plain=plain)
+    for part, name in (("prior", "prior"), ("adapter", "VCM"), ("decode", "decoding")):
+        taken = results["parts"][part]
+        ratio = taken["plain"]["cpu_seconds"] / taken["float32"]["cpu_seconds"]
+        told = f"{name} in float32 with torch's own convolutions / with ours"
+        assert results["ratios"][told] == pytest.approx(ratio)
 
 
 def test_what_was_measured_is_kept_when_a_later_section_fails(pipeline, tmp_path):

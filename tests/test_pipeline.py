@@ -14,12 +14,14 @@ from tiny import GOLDEN, build_tiny_model
 
 from vcm.checkpoint import CheckpointError, LoadedModel
 from vcm.config import CovariateConfig
+from vcm.convolution import Conv3d
 from vcm.image_conditions import grow
 from vcm.job import Outcome
 from vcm.pipeline import GenerationError, Pipeline, build_context, choose_device
 from vcm.recipe import request_from_recipe
 from vcm.request import GenerationRequest, GenerationResult, Preview
 from vcm.sampler import initial_noise, sample
+from vcm.upsampling import DoublingConv3d
 from vcm.volume import Volume
 
 
@@ -64,6 +66,15 @@ class BrightIsTumor:
     def segment(self, volume):
         bright = (volume > 0.5).astype(np.uint8)
         return bright, bright * np.uint8(4)
+
+
+def test_networks_are_tuned_unless_asked_otherwise():
+    tuned, plain = Pipeline(build_tiny_model()), Pipeline(build_tiny_model(), is_tuned=False)
+    kinds = [{type(module) for module in each.backbone.modules()} for each in (tuned, plain)]
+    assert {Conv3d, DoublingConv3d} <= kinds[0]
+    assert not {Conv3d, DoublingConv3d} & kinds[1]
+    found, expected = (each(GenerationRequest(num_inference_steps=2)).controlled.array for each in (tuned, plain))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_a_result_lies_on_the_model_grid_in_zero_to_one(pipeline, request_):

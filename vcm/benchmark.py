@@ -83,6 +83,7 @@ def benchmark(
     out: str | Path,
     plan: BenchmarkPlan | None = None,
     *,
+    plain: Pipeline | None = None,
     measure_session: MeasureSession | None = None,
     measure_page: MeasurePage | None = None,
     resume: bool = False,
@@ -93,6 +94,8 @@ def benchmark(
         published: the model in float32.
         ours: the same model in the precision that is its default here.
         plan: what is compared.
+        plain: the model in float32 with networks that are not tuned, to measure what `vcm.tuning` is worth; all others
+            are tuned, the published loop's, too.
         measure_session: measures loading and running in a fresh process; without it that section is left out.
         measure_page: measures what the page adds; without it that section is left out.
         resume: keep what a run with the same weights and plan has measured in `out`, and go on with the rest.
@@ -123,8 +126,9 @@ def benchmark(
         "counts": count_calls(published, conditions, plan),
     }
     request = solid_request(ours, plan.steps)
+    pipelines = {"float32": published, "ours": ours} | ({} if plain is None else {"plain": plain})
     sections: dict[str, Callable[[], Section]] = {
-        "parts": lambda: _time_parts(published, ours, conditions, plan),
+        "parts": lambda: _time_parts(pipelines, conditions, plan),
         "runs": lambda: _time_runs(loops, conditions, plan),
         "previews": lambda: _time_previews(ours, request, plan),
     }
@@ -188,9 +192,8 @@ def count_calls(pipeline: Pipeline, conditions: Mapping[str, Tensor], plan: Benc
 
 
 @torch.no_grad()
-def _time_parts(published: Pipeline, ours: Pipeline, conditions: Mapping[str, Tensor], plan: BenchmarkPlan) -> Section:
-    """Return what each part takes, in float32 and in ours, after one round of warming up."""
-    pipelines = {"float32": published, "ours": ours}
+def _time_parts(pipelines: Mapping[str, Pipeline], conditions: Mapping[str, Tensor], plan: BenchmarkPlan) -> Section:
+    """Return what each part takes in each of the pipelines, by part and their names, after one round of warming up."""
     contestants = {
         (part, name): partial(time_part, pipeline, call)
         for name, pipeline in pipelines.items()

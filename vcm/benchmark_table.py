@@ -47,6 +47,10 @@ def collect_ratios(results: Results) -> Iterator[Figure]:
     yield _ratio("VCM with the encoder every step / encoder once", adapter + encode, adapter + encode / steps, digits=2)
     yield _ratio("prior in float32 / ours", prior, parts["prior", "ours"], digits=2)
     yield _ratio("decoding in float32 / ours", parts["decode", "float32"], parts["decode", "ours"], digits=2)
+    for part, name in (("prior", "prior"), ("adapter", "VCM"), ("decode", "decoding")):
+        if (part, "plain") in parts:
+            told = f"{name} in float32 with torch's own convolutions / with ours"
+            yield _ratio(told, parts[part, "plain"], parts[part, "float32"], digits=2)
 
 
 def collect_figures(results: Results) -> Iterator[Figure]:

@@ -695,10 +695,18 @@ def benchmark(
     published, ours = (
         Pipeline.from_pretrained(model, device, precision, vcm_weights) for precision in ("float32", "auto")
     )
+    plain = Pipeline.from_pretrained(model, device, "float32", vcm_weights, is_tuned=False)
     session = partial(measure_session, model, device=device, vcm_weights=vcm_weights, steps=steps)
     plan = BenchmarkPlan(steps=steps, masks=masks, noises=noises, rounds=rounds)
     results = measure(
-        published, ours, make_folder(out), plan, measure_session=session, measure_page=measure_page, resume=resume
+        published,
+        ours,
+        make_folder(out),
+        plan,
+        plain=plain,
+        measure_session=session,
+        measure_page=measure_page,
+        resume=resume,
     )
     for line in list_lines(results):
         typer.echo(line)

@@ -126,6 +126,8 @@ class Pipeline:
         device: str = "auto",
         precision: str = "auto",
         vcm_weights: str | Path | None = None,
+        *,
+        is_tuned: bool = True,
     ) -> Self:
         """Load a model.
 
@@ -136,6 +138,7 @@ class Pipeline:
             precision: "float32", "bfloat16", or "auto" (bfloat16 where the hardware is faster at it).
             vcm_weights: a VCM in place of the folder's own: the released weight file, a folder, or a repository of the
                 hub as OWNER/NAME. "brainldm" has none of its own and takes the variable VCM_WEIGHTS otherwise.
+            is_tuned: whether the networks take the fastest routines there are for the processor; see `vcm.tuning`.
 
         Raises:
             CheckpointError: there is no such model, or its files are damaged or do not fit together.
@@ -150,6 +153,7 @@ class Pipeline:
             segmenter=_load_segmenter(folder, chosen),
             brain=_load_brain(folder),
             precision=precision,
+            is_tuned=is_tuned,
         )
 
     @classmethod

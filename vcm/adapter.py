@@ -10,10 +10,11 @@ from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vcm.backbone import build_betas, build_network
+from vcm.backbone import Backbone, build_betas, build_network
 from vcm.condition_encoder import ConditionReader
 from vcm.config import AdapterConfig
 from vcm.convolution import conv3d
+from vcm.sketch import VIEWS, Sketcher
 
 OUTPUT_CONVOLUTION_STD = 0.06
 """MONAI starts its U-Net's last convolution at zero; below zero heads nothing but their bias would ever learn."""
@@ -39,6 +40,14 @@ class VCM(ConditionReader):
         self.static_maps: StaticMaps | None = None
         if config.static_maps:
             self.static_maps = StaticMaps(width, 3 * config.latent_channels)
+        self.sketcher: Sketcher | None = None
+        self.sketch_features: nn.Conv3d | None = None
+        self.sketch_maps: nn.Conv3d | None = None
+        if config.sketch is not None:
+            seen = len(VIEWS) * config.latent_channels
+            self.sketch_features = _zero(nn.Conv3d(seen, width, kernel_size=3, padding=1))
+            if config.static_maps:
+                self.sketch_maps = _zero(nn.Conv3d(seen, 3 * config.latent_channels, kernel_size=3, padding=1))
         self.heads = Heads(
             config.unet["out_channels"],
             config.head_channels,
@@ -53,6 +62,11 @@ class VCM(ConditionReader):
         output_convolution = self.unet.out[-1].conv
         nn.init.normal_(output_convolution.weight, std=OUTPUT_CONVOLUTION_STD)
 
+    def look_through(self, backbone: Backbone) -> None:
+        """Use a backbone's frozen encoder for sketches, where the configuration has any; it is no part of the VCM."""
+        if self.config.sketch is not None:
+            self.sketcher = Sketcher(backbone, self.config.sketch)
+
     def encode_condition(self, conditions: Mapping[str, Tensor], keep: Mapping[str, Tensor] | None = None) -> Tensor:
         """Return the features of the conditions given; any subset of the modalities will do.
 
@@ -64,10 +78,23 @@ class VCM(ConditionReader):
 
         Raises:
             ValueError: no condition, or one that this VCM does not know, or one with the wrong channels.
+            RuntimeError: it reads sketches, and nobody has said through which backbone (`look_through`).
         """
-        joined = self.read_conditions(conditions, keep)
+        self.check_conditions(conditions)
+        seen: Tensor | None = None
+        if self.sketch_features is not None:
+            if self.sketcher is None:
+                raise RuntimeError("This VCM sees through its backbone's encoder: call look_through(backbone) first.")
+            seen = self.sketcher.look(conditions, keep)
+        added = None if seen is None or self.sketch_features is None else self.sketch_features(seen)
+        joined = self.read_conditions(conditions, keep, added)
         read = joined if self.narrow is None else self.narrow(joined)
-        return read if self.static_maps is None else torch.cat([read, self.static_maps(joined)], dim=1)
+        if self.static_maps is None:
+            return read
+        maps = self.static_maps(joined)
+        if seen is not None and self.sketch_maps is not None:
+            maps = maps + self.sketch_maps(seen)
+        return torch.cat([read, maps], dim=1)
 
     def forward(self, latent: Tensor, epsilon: Tensor, features: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """Return eps_scale (gamma) and eps_shift (beta), each float32 (B, C, x, y, z).
@@ -104,8 +131,8 @@ class VCM(ConditionReader):
         """
         if self.config.normalize_heads:
             raise ValueError("A VCM whose heads are normalised cannot be strengthened by its weights.")
-        last = self.heads.outputs() if self.static_maps is None else [*self.heads.outputs(), self.static_maps.maps]
-        for convolution in last:
+        last = [*self.heads.outputs(), *([] if self.static_maps is None else [self.static_maps.maps])]
+        for convolution in [*last, *([] if self.sketch_maps is None else [self.sketch_maps])]:
             for parameter in convolution.parameters():
                 parameter.mul_(factor)
 
@@ -127,6 +154,12 @@ class VCM(ConditionReader):
         from vcm.share import push_vcm
 
         return push_vcm(self, repository, private=private, token=token)
+
+
+def _zero(convolution: nn.Conv3d) -> nn.Conv3d:
+    nn.init.zeros_(convolution.weight)
+    nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+    return convolution
 
 
 class StaticMaps(nn.Module):

@@ -69,6 +69,7 @@ class EncodeEveryStep(VCM):
         self.load_state_dict(adapter.state_dict(), assign=True)
         self.to(next(adapter.parameters()).device).eval()
         tune(self)
+        self.sketcher = adapter.sketcher
         self._conditions = conditions
 
     def forward(self, latent: Tensor, epsilon: Tensor, features: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:

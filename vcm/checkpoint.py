@@ -53,6 +53,9 @@ class LoadedModel:
     adapter: VCM
     hashes: dict[str, str]
 
+    def __post_init__(self) -> None:
+        self.adapter.look_through(self.backbone)
+
 
 def load_model(folder: str | Path, device: str | torch.device = "cpu") -> LoadedModel:
     """Load a model folder: config.json, three safetensors files and SHA256SUMS.

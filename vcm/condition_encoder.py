@@ -54,9 +54,18 @@ class ConditionReader(nn.Module):
         """Names of the conditions that this network was built for, in their order of concatenation."""
         return tuple(self.condition_channels)
 
-    def read_conditions(self, conditions: Mapping[str, Tensor], keep: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Return the joined features (B, F, x, y, z), F as wide as the encoders; see `VCM.encode_condition`."""
-        self._check(conditions)
+    def read_conditions(
+        self,
+        conditions: Mapping[str, Tensor],
+        keep: Mapping[str, Tensor] | None = None,
+        added: Tensor | None = None,
+    ) -> Tensor:
+        """Return the joined features (B, F, x, y, z), F as wide as the encoders; see `VCM.encode_condition`.
+
+        Args:
+            added: to what is joined, before the fusion blocks, (B, F, x, y, z).
+        """
+        self.check_conditions(conditions)
         some = next(iter(conditions.values()))
         batch_size, device = some.shape[0], some.device
         present = torch.zeros(batch_size, len(self.modalities), dtype=torch.bool, device=device)
@@ -72,7 +81,7 @@ class ConditionReader(nn.Module):
             joined: Tensor = features[0]  # type: ignore[assignment]  # the only modality is present: see _check
         else:
             joined = self._aggregate(features, present)
-        fused: Tensor = self.fusion(joined)
+        fused: Tensor = self.fusion(joined if added is None else joined + added)
         return fused
 
     def _aggregate(self, features: Sequence[Tensor | None], present: Tensor) -> Tensor:
@@ -86,7 +95,7 @@ class ConditionReader(nn.Module):
         joined: Tensor = self.projection(torch.cat([stacked.flatten(1, 2), planes], dim=1))
         return joined
 
-    def _check(self, conditions: Mapping[str, Tensor]) -> None:
+    def check_conditions(self, conditions: Mapping[str, Tensor]) -> None:
         if not conditions:
             raise ValueError("At least one condition is needed.")
         for name, tensor in conditions.items():

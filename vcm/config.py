@@ -18,6 +18,9 @@ NUM_COVARIATES = 4
 NUM_COORDINATES = 3
 """One channel an axis, in the order X, Y, Z."""
 
+_LATER = {"came later": True}
+"""Marks a field that came later: weights of before lack it, and work as with None, which is not written."""
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message is one sentence."""
@@ -46,7 +49,11 @@ class _JsonConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dictionaries, lists and numbers that `from_dict` reads back."""
-        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(typing.cast(Any, self))}
+        fields = dataclasses.fields(typing.cast(Any, self))
+        values = {f.name: _plain(getattr(self, f.name)) for f in fields}
+        return {
+            f.name: values[f.name] for f in fields if not f.metadata.get("came later") or values[f.name] is not None
+        }
 
     def to_json(self) -> str:
         """Return indented JSON that `from_json` reads back."""
@@ -222,6 +229,9 @@ class AdapterConfig(_JsonConfig):
     - `static_maps`: the features also become maps of scale, gain and shift themselves, faded by a learned function of
       the noise level and added to the heads'. They are made once per run, so their width costs a step nothing, and what
       a condition looks like is learned in hundreds of steps. Only with a `velocity_schedule`.
+    - `sketch`: what labels look like, intensities in [0, 1] by label modality. What is known of an image is painted
+      into the mean brain, and the VCM reads how the backbone's frozen encoder sees it; see `vcm.sketch`. None for a VCM
+      that has to learn from the conditions alone what they look like.
     - `aggregation`: "concat" joins the modalities' features and presence flags with one 1x1x1 projection, "mean"
       averages the features of those present (an ablation).
     """
@@ -236,6 +246,7 @@ class AdapterConfig(_JsonConfig):
     feature_channels: int | None = None
     static_maps: bool = False
     aggregation: Literal["concat", "mean"] = "concat"
+    sketch: dict[str, tuple[float, ...]] | None = field(default=None, metadata=_LATER)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "unet", _plain(self.unet))
@@ -246,6 +257,11 @@ class AdapterConfig(_JsonConfig):
             raise ConfigError("A VCM's fusion_blocks must not be negative, and its feature_channels positive.")
         if self.static_maps and self.velocity_schedule is None:
             raise ConfigError("A VCM's static_maps need a velocity_schedule.")
+        for name, intensities in (self.sketch or {}).items():
+            if len(intensities) != self.condition_channels.get(name, len(intensities)):
+                raise ConfigError(f"A VCM's sketch needs an intensity for each label of {name}.")
+            if not all(0.0 <= intensity <= 1.0 for intensity in intensities):
+                raise ConfigError("The intensities of a VCM's sketch must be in [0, 1].")
         latent_channels, rest = divmod(self.unet["in_channels"] - self.read_channels, 2)
         if latent_channels < 1 or rest:
             raise ConfigError("A VCM's U-Net must take the latent, the epsilon and the features as its channels.")
@@ -354,11 +370,11 @@ def _read_dataclass(cls: type, values: Any, where: str) -> Any:
     if unknown:
         raise ConfigError(f"The configuration's {where} has unknown fields: {', '.join(unknown)}.")
     # A default is a convenience of Python code; a file that lacks a field was written by something else.
-    missing = [name for name in fields if name not in values]
+    missing = [name for name, each in fields.items() if name not in values and not each.metadata.get("came later")]
     if missing:
         raise ConfigError(f"The configuration's {where} lacks {', '.join(missing)}.")
     hints = typing.get_type_hints(cls)
-    arguments = {name: _read(hints[name], values[name], f"{where}.{name}") for name in fields}
+    arguments = {name: _read(hints[name], values[name], f"{where}.{name}") for name in fields if name in values}
     try:
         return cls(**arguments)
     except (TypeError, AttributeError, IndexError) as error:

@@ -108,6 +108,7 @@ def train_adapter(
     batch_size = min(recipe.batch_size, len(pairs))
     torch.manual_seed(recipe.loop.seed)
     adapter = VCM(config)
+    adapter.look_through(backbone)
     if initial is not None:
         adapter.load_state_dict(initial)
 

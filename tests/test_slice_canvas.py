@@ -209,6 +209,15 @@ def test_a_pending_stroke_can_only_be_flushed_by_name() -> None:
         SliceCanvas(render=False).flush_js()
 
 
+def test_the_schema_of_a_value_is_made_once_however_many_canvases_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = SliceCanvas().api_info()
+    monkeypatch.setattr(SliceCanvasData, "model_json_schema", lambda: pytest.fail("made again"))
+    assert [SliceCanvas().api_info() for _ in range(2)] == [expected, expected]
+    assert set(expected["properties"]) == set(SliceCanvasData.model_fields)
+    assert expected["additional_description"]
+    assert "description" not in expected
+
+
 def test_the_component_brings_all_of_its_code_and_names_no_other_host() -> None:
     canvas = SliceCanvas(render=False)
     source = "".join([canvas.head or "", canvas.html_template, canvas.css_template])

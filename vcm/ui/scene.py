@@ -24,6 +24,7 @@ from vcm.surface import (
     tumor_parts,
 )
 from vcm.ui.palette import Palette
+from vcm.ui.value_schema import describe_value
 
 _HERE = Path(__file__).parent
 _GZIP_LEVEL = 5
@@ -65,7 +66,7 @@ class Scene(gr.HTML):
 
     def api_info(self) -> dict[str, Any]:
         """The JSON schema of `SceneData`."""
-        return SceneData.model_json_schema()
+        return describe_value(SceneData)
 
     def example_payload(self) -> None:
         """No example: a value needs published files."""

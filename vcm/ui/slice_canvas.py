@@ -21,6 +21,7 @@ from gradio_client.utils import is_http_url_like  # type: ignore[import-untyped]
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, field_validator
 
+from vcm.ui.value_schema import describe_value
 from vcm.ui.volume_files import VolumeFileError, publish_volume, read_volume_file
 
 __all__ = [
@@ -231,9 +232,7 @@ class SliceCanvas(gr.HTML):
 
     def api_info(self) -> dict[str, Any]:
         """The JSON schema of `SliceCanvasData`."""
-        schema = SliceCanvasData.model_json_schema()
-        schema["additional_description"] = schema.pop("description", None)
-        return schema
+        return describe_value(SliceCanvasData)
 
     def example_payload(self) -> None:
         """No example: a value needs published files."""

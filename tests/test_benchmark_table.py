@@ -40,6 +40,18 @@ def test_every_goal_is_told_as_reached_or_not(results):
     }
 
 
+def test_the_figures_of_another_processor_follow(results):
+    other = build_results() | {"precision": "float32", "native_bfloat16": False}
+    other["parts"]["adapter"]["float32"] = seconds(0.061)
+    alone, both = summarize_benchmark(results), summarize_benchmark(results, other)
+    assert both.startswith(alone)
+    follows = both.removeprefix(alone)
+    assert "on a CPU without AVX512_BF16, ours in float32" in follows
+    (row,) = (line for line in follows.splitlines() if line.startswith("| VCM a step / prior a step, float32 "))
+    assert "not reached" in row
+    assert "steps |" not in follows  # its loops stay in the file
+
+
 @pytest.mark.parametrize(
     ("name", "spoil"),
     [

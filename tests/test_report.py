@@ -69,6 +69,22 @@ def test_the_report_of_a_benchmark_keeps_it_draws_it_and_writes_its_part_of_the_
     assert readme.read_text() == text
 
 
+def test_a_benchmark_of_another_processor_is_kept_under_its_name_and_stands_below(tmp_path):
+    source, other, readme = (tmp_path / name for name in ("benchmark.json", "old.json", "README.md"))
+    results = build_results()
+    source.write_text(json.dumps(results))
+    del results["quality"]  # of the figures that follow it is no part
+    other.write_text(json.dumps(results | {"native_bfloat16": False}))
+    readme.write_text("\n".join([*mark(BENCHMARK), ""]))
+    assets = tmp_path / "assets"
+    assert assets / "old.json" in write_benchmark(source, beside=other, readme=readme, pictures=assets)
+    assert json.loads((assets / "old.json").read_text()) == json.loads(other.read_text())
+    assert readme.read_text().count("| Published / ours, CPU time |") == 2
+    other.write_text(json.dumps({"model": "mini"}))
+    with pytest.raises(ValueError, match=r"old\.json was not run to its end"):
+        write_benchmark(source, beside=other, readme=readme)
+
+
 def test_what_the_report_of_a_benchmark_lacks_is_said(tmp_path):
     source, readme = tmp_path / "benchmark.json", tmp_path / "README.md"
     with pytest.raises(ValueError, match="run vcm benchmark"):

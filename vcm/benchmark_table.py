@@ -93,8 +93,12 @@ def list_lines(results: Results) -> Iterator[str]:
         yield f"{name:56}{''.join(f'{cell:>25}' for cell in cells)}"
 
 
-def summarize_benchmark(results: Results) -> str:
-    """Return the benchmark as Markdown: how it was measured, figures beside their goals, and every loop."""
+def summarize_benchmark(results: Results, beside: Results | None = None) -> str:
+    """Return the benchmark as Markdown: how it was measured, figures beside their goals, and every loop.
+
+    Args:
+        beside: a benchmark on another device, whose figures follow.
+    """
     plan, quality = results["plan"], results["quality"]
     where = "one CPU thread" if results["device"] == "cpu" else "one GPU"
     told = f"""\
@@ -110,9 +114,21 @@ in float32, a mean of {quality["noises"]}."""
 Dice is between the drawn whole tumor and the one that the segmenter finds, a mean of {quality["masks"]} simulated test
 masks with its 95 % interval."""
     loops = markdown_table(_LOOP_TITLES, ((_capitalize(name), *cells) for name, *cells in _list_loops(results)))
+    text = f"{told}\n\n{loops}\n{_tabulate_figures(results)}"
+    if beside is not None:
+        text += f"\nThe same on {_name_device(beside)}, ours in {beside['precision']}:\n\n{_tabulate_figures(beside)}"
+    return text
+
+
+def _tabulate_figures(results: Results) -> str:
     figures = (figure.row for figure in collect_figures(results))
-    table = markdown_table(_FIGURE_TITLES, ((_capitalize(name), *cells) for name, *cells in figures))
-    return f"{told}\n\n{loops}\n{table}"
+    return markdown_table(_FIGURE_TITLES, ((_capitalize(name), *cells) for name, *cells in figures))
+
+
+def _name_device(results: Results) -> str:
+    if results["device"] != "cpu":
+        return "a GPU"
+    return f"a CPU {'with' if results['native_bfloat16'] else 'without'} AVX512_BF16"
 
 
 def _capitalize(name: str) -> str:

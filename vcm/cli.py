@@ -747,6 +747,10 @@ def report(
         Path | None,
         typer.Option("--benchmark", help="A benchmark.json: its table and its picture are made, and nothing else."),
     ] = None,
+    beside: Annotated[
+        Path | None,
+        typer.Option("--beside", help="With --benchmark: one of another processor, whose figures stand below."),
+    ] = None,
     study: Annotated[
         Path | None,
         typer.Option("--study", help="A study.json: its tables and picture are made, and nothing else."),
@@ -760,13 +764,17 @@ def report(
 ) -> None:
     """Make the model card again, and on request the README's table and the pictures; or a benchmark's, or a study's."""
     _require_training_extra()
+    from functools import partial
+
     from vcm.pipeline import Pipeline
     from vcm.pretrained import find_model
     from vcm.report import draw_pictures, write_benchmark, write_report, write_study
 
     if sum(source is not None for source in (evaluation, benchmark, study)) > 1:
         raise ValueError("Give --evaluation, --benchmark or --study, one at a time.")
-    for source, write in ((benchmark, write_benchmark), (study, write_study)):
+    if beside is not None and (benchmark is None or beside.name == benchmark.name):
+        raise ValueError("Give --beside with --benchmark, and a file of another name.")
+    for source, write in ((benchmark, partial(write_benchmark, beside=beside)), (study, write_study)):
         if source is not None:
             for path in write(source, readme=readme, pictures=pictures):
                 typer.echo(f"Wrote {path.name}.")

@@ -65,11 +65,14 @@ def write_report(folder: Path, *, evaluation: Path | None = None, readme: Path |
     return written
 
 
-def write_benchmark(source: Path, *, readme: Path | None = None, pictures: Path | None = None) -> list[Path]:
+def write_benchmark(
+    source: Path, *, beside: Path | None = None, readme: Path | None = None, pictures: Path | None = None
+) -> list[Path]:
     """Keep a benchmark beside the pictures, draw it, and write its part of a README; returns what was written.
 
     Args:
         source: what `vcm benchmark` wrote.
+        beside: what it wrote on another device, under another name; its figures follow, and it is kept, too.
         readme: a file with the part's two markers; None leaves it out.
         pictures: a folder for benchmark.json and benchmark.png; None leaves them out.
 
@@ -79,8 +82,15 @@ def write_benchmark(source: Path, *, readme: Path | None = None, pictures: Path 
     results = _read(source, BENCHMARK, readme, pictures)
     if "quality" not in results:
         raise ValueError("The benchmark was not run to its end: it lacks the quality of its volumes.")
-    text = summarize_benchmark(results)
-    return _write_part(BENCHMARK, results, text, draw_benchmark, readme, pictures)
+    other = None if beside is None else _read(beside, BENCHMARK, readme, pictures)
+    if beside is not None and other is not None and "previews" not in other:
+        raise ValueError(f"The benchmark {beside.name} was not run to its end: it lacks figures.")
+    text = summarize_benchmark(results, other)
+    written = _write_part(BENCHMARK, results, text, draw_benchmark, readme, pictures)
+    if beside is not None and other is not None and pictures is not None:
+        write_json(pictures / beside.name, other)
+        written.append(pictures / beside.name)
+    return written
 
 
 def write_study(source: Path, *, readme: Path | None = None, pictures: Path | None = None) -> list[Path]:

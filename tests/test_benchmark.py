@@ -4,12 +4,17 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 from tiny import build_tiny_model
 
 from vcm import benchmark_quality
+from vcm.adapter import VCM
+from vcm.backbone import Backbone
 from vcm.benchmark import BenchmarkPlan, benchmark, count_calls, list_loops
 from vcm.benchmark_loops import solid_conditions
+from vcm.checkpoint import LoadedModel
 from vcm.pipeline import Pipeline
+from vcm.presets import brainldm_config
 
 PLAN = BenchmarkPlan(
     steps=2,
@@ -36,6 +41,16 @@ def test_calls_are_counted_as_the_loops_make_them(pipeline):
     flops = counts["flops_a_call"]
     assert all(value > 0 for value in flops.values())
     assert counts["flops"]["ours"] == 4 * flops["prior"] + 2 * flops["adapter"] + flops["encode"] + 2 * flops["decode"]
+
+
+def test_at_full_size_ours_takes_less_than_a_seventh_of_the_operations():
+    config = brainldm_config()
+    with torch.device("meta"):  # shapes alone: nothing is computed
+        backbone, adapter = Backbone(config.backbone, config.latent_shape).to("meta"), VCM(config.adapter).eval()
+    full_size = Pipeline(LoadedModel(config, backbone, adapter, hashes={}))
+    flops = count_calls(full_size, solid_conditions(full_size), BenchmarkPlan())["flops"]
+    assert 7e14 < flops["published"] < 8e14
+    assert flops["published"] / flops["ours"] > 7
 
 
 def test_the_published_loop_alone_encodes_every_step_and_our_own_setting_is_timed_once(pipeline):

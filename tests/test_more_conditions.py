@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import ALL_CHANNELS, build_tiny_config, randomize
+from tiny import ALL_CHANNELS, build_tiny_config, build_tiny_model, randomize, sketching
 
 from vcm.adapter import VCM
 from vcm.config import AdapterConfig
@@ -35,6 +35,16 @@ def test_what_the_earlier_one_followed_is_followed_as_before(before):
     new = next(name for name in ALL_CHANNELS if name not in before)
     given = conditions | {new: torch.rand(1, ALL_CHANNELS[new], 16, 24, 16)}
     assert not torch.allclose(later.encode_condition(given), expected)
+
+
+def test_one_that_gains_sketches_begins_as_the_one_without():
+    model = build_tiny_model()
+    earlier = VCM(replace(sketching(model.config.adapter), sketch=None))
+    randomize(earlier, 0)
+    later = carry_over(earlier.state_dict(), earlier.config, sketching(model.config.adapter))
+    later.look_through(model.backbone)
+    conditions = {"tumor": (torch.rand(1, 3, 16, 24, 16) > 0.5).float()}
+    torch.testing.assert_close(later.encode_condition(conditions), earlier.encode_condition(conditions))
 
 
 def test_another_width_is_refused():

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import ALL_CHANNELS, build_tiny_config, build_tiny_model, randomize
+from tiny import ALL_CHANNELS, INTENSITIES, build_tiny_config, build_tiny_model, randomize, sketching
 
 from vcm.adapter import VCM
 from vcm.backbone import Backbone
@@ -16,13 +16,7 @@ from vcm.request import GenerationRequest
 from vcm.sketch import Sketcher
 from vcm.volume import Volume
 
-INTENSITIES = {"tumor": (0.3, 0.6, 0.9), "anatomy": (0.1, 0.5, 0.8, 0.2)}
 SHAPE = (16, 24, 16)
-
-
-def sketching(config: AdapterConfig) -> AdapterConfig:
-    unet = {**config.unet, "in_channels": 2 * config.latent_channels + config.read_channels}
-    return replace(config, sketch=INTENSITIES, static_maps=True, unet=unet)
 
 
 @pytest.fixture

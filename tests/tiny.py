@@ -1,6 +1,7 @@
 """A tiny model like the embedded one in every switch, made of random weights in milliseconds; the golden numbers."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,9 @@ TINY_GRID = Grid((16, 24, 16), np.array([[2.0, 0, 0, -15], [0, 2, 0, -23], [0, 0
 
 
 LABEL_CHANNELS = {"tumor": 3, "anatomy": 4}
+INTENSITIES = {"tumor": (0.3, 0.6, 0.9), "anatomy": (0.1, 0.5, 0.8, 0.2)}
+"""What the labels look like in a sketch."""
+
 ALL_CHANNELS = {**LABEL_CHANNELS, "partial": 2, "lowres": 1, "t2": 1, "flair": 1}
 
 
@@ -86,6 +90,11 @@ def build_tiny_config(grid: Grid = TINY_GRID, channels: Mapping[str, int] = LABE
         ),
         covariates=CovariateConfig(ventricular_ml=(5.0, 60.0), brain_ml=(1000.0, 1600.0)),
     )
+
+
+def sketching(config: AdapterConfig) -> AdapterConfig:
+    """The same VCM, but one that reads sketches and has static maps."""
+    return replace(config, sketch=INTENSITIES, static_maps=True)
 
 
 def randomize(module: nn.Module, seed: int) -> None:

@@ -68,6 +68,7 @@ def simulated(subjects: list[simulate.Subject], monkeypatch: pytest.MonkeyPatch)
         "vcm.train.adapter.simulated_cohort",
         lambda cache, seeds, contrasts=("t1",): build_cohort(subjects, seeds, contrasts),
     )
+    monkeypatch.setattr("vcm.train.strength._MOST_SUBJECTS", 1)  # all of them settle it as well, but take minutes
 
 
 @pytest.fixture(scope="module")

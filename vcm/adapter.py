@@ -13,7 +13,7 @@ from torch.nn import functional
 from vcm.backbone import Backbone, build_betas, build_network
 from vcm.condition_encoder import ConditionReader
 from vcm.config import AdapterConfig
-from vcm.convolution import conv3d
+from vcm.convolution import conv3d, start_at_zero
 from vcm.sketch import VIEWS, Sketcher
 
 OUTPUT_CONVOLUTION_STD = 0.06
@@ -45,9 +45,9 @@ class VCM(ConditionReader):
         self.sketch_maps: nn.Conv3d | None = None
         if config.sketch is not None:
             seen = len(VIEWS) * config.latent_channels
-            self.sketch_features = _zero(nn.Conv3d(seen, width, kernel_size=3, padding=1))
+            self.sketch_features = start_at_zero(nn.Conv3d(seen, width, kernel_size=3, padding=1))
             if config.static_maps:
-                self.sketch_maps = _zero(nn.Conv3d(seen, 3 * config.latent_channels, kernel_size=3, padding=1))
+                self.sketch_maps = start_at_zero(nn.Conv3d(seen, 3 * config.latent_channels, kernel_size=3, padding=1))
         self.heads = Heads(
             config.unet["out_channels"],
             config.head_channels,
@@ -131,8 +131,8 @@ class VCM(ConditionReader):
         """
         if self.config.normalize_heads:
             raise ValueError("A VCM whose heads are normalised cannot be strengthened by its weights.")
-        last = [*self.heads.outputs(), *([] if self.static_maps is None else [self.static_maps.maps])]
-        for convolution in [*last, *([] if self.sketch_maps is None else [self.sketch_maps])]:
+        last = [*self.heads.outputs(), self.static_maps and self.static_maps.maps, self.sketch_maps]
+        for convolution in filter(None, last):
             for parameter in convolution.parameters():
                 parameter.mul_(factor)
 
@@ -154,12 +154,6 @@ class VCM(ConditionReader):
         from vcm.share import push_vcm
 
         return push_vcm(self, repository, private=private, token=token)
-
-
-def _zero(convolution: nn.Conv3d) -> nn.Conv3d:
-    nn.init.zeros_(convolution.weight)
-    nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
-    return convolution
 
 
 class StaticMaps(nn.Module):

@@ -49,6 +49,13 @@ def use_fast_convolutions(network: nn.Module) -> None:
             module.__class__ = Conv3d
 
 
+def start_at_zero(convolution: nn.Conv3d) -> nn.Conv3d:
+    """Return a convolution after setting its weights and its bias to zero, so that it adds nothing until it learns."""
+    nn.init.zeros_(convolution.weight)
+    nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+    return convolution
+
+
 def _suits_onednn(image: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN takes it and is faster: of a single voxel a kernel makes a product of matrices, which torch is."""
     is_plain = image.device.type == "cpu" and image.dtype == weight.dtype == torch.float32 and image.ndim == 5

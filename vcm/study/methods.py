@@ -17,6 +17,7 @@ from vcm.adapter import VCM, modulate
 from vcm.backbone import Backbone
 from vcm.condition_encoder import ConditionReader
 from vcm.config import AdapterConfig, BackboneConfig
+from vcm.convolution import start_at_zero
 from vcm.denoiser import Denoiser
 from vcm.sampler import Adapter
 
@@ -114,7 +115,7 @@ class ControlNetMethod(_Rival):
         arguments["in_channels"] += position[0] if position else 0
         self.network = ControlNet(**arguments)
         embedding = nn.Conv3d(config.condition_encoder.out_channels, arguments["channels"][0], kernel_size=1)
-        self.network.add_module("controlnet_cond_embedding", _zero(embedding))
+        self.network.add_module("controlnet_cond_embedding", start_at_zero(embedding))
         _copy_encoder(backbone.diffusion, self.network)
 
     def estimate(
@@ -310,9 +311,3 @@ def _copy_encoder(source: Denoiser, target: ControlNet) -> None:
     if missing:
         raise ValueError(f"The backbone has no weight {missing[0]} for a ControlNet to start from.")
     target.load_state_dict({**own, **shared})
-
-
-def _zero(module: nn.Conv3d) -> nn.Conv3d:
-    nn.init.zeros_(module.weight)
-    nn.init.zeros_(module.bias)  # type: ignore[arg-type]
-    return module

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,11 @@ from vcm.pipeline import Pipeline
 
 if TYPE_CHECKING:
     import gradio as gr
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Threads of several processes that share the cores wait for each other: one each is faster by far.
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 
 
 @pytest.fixture(scope="session")

@@ -68,7 +68,9 @@ def simulated(subjects: list[simulate.Subject], monkeypatch: pytest.MonkeyPatch)
         "vcm.train.adapter.simulated_cohort",
         lambda cache, seeds, contrasts=("t1",): build_cohort(subjects, seeds, contrasts),
     )
-    monkeypatch.setattr("vcm.train.strength._MOST_SUBJECTS", 1)  # all of them settle it as well, but take minutes
+    # All that are held out do as well, but take minutes.
+    monkeypatch.setattr("vcm.train.adapter.HELD_OUT", 2)
+    monkeypatch.setattr("vcm.train.strength._MOST_SUBJECTS", 1)
 
 
 @pytest.fixture(scope="module")

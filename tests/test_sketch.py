@@ -94,15 +94,16 @@ def test_a_new_vcm_with_sketches_is_one_without_and_learns_from_them(backbone):
     randomize(plain, 0)
     missing, unknown = sketchy.load_state_dict(plain.state_dict(), strict=False)
     assert not unknown
-    assert {name.split(".")[0] for name in missing} == {"sketch_features", "sketch_maps"}
+    assert {name.split(".")[0] for name in missing} == {"sketch_maps"}
     sketchy.look_through(backbone)
-    features = sketchy.encode_condition(all_conditions())
-    torch.testing.assert_close(features, plain.encode_condition(all_conditions()))
-    features.square().mean().backward()
-    assert sketchy.sketch_features is not None
-    assert sketchy.sketch_features.weight.grad.abs().sum() > 0
+    latent, epsilon = torch.randn(2, 1, *backbone.latent_shape)
+    timesteps = torch.tensor([400])
+    scale, shift = sketchy(latent, epsilon, sketchy.encode_condition(all_conditions()), timesteps)
+    before = plain(latent, epsilon, plain.encode_condition(all_conditions()), timesteps)
+    torch.testing.assert_close((scale, shift), before)
+    (scale.square() + (shift - 1).square()).mean().backward()
     assert sketchy.sketch_maps is not None
-    assert sketchy.sketch_maps.weight.grad.abs().sum() > 0
+    assert sketchy.sketch_maps.maps.weight.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in backbone.parameters())
 
 
@@ -127,9 +128,10 @@ def test_strength_holds_for_what_it_has_from_sketches(backbone):
     randomize(vcm, 0)
     vcm.look_through(backbone)
     given = {"tumor": all_conditions()["tumor"]}
-    maps = vcm.encode_condition(given)[:, vcm.config.read_channels :]
+    maps = vcm.encode_condition(given).split(vcm.config.feature_split, dim=1)[2]
     vcm.strengthen(1.5)
-    torch.testing.assert_close(vcm.encode_condition(given)[:, vcm.config.read_channels :], 1.5 * maps)
+    assert maps.abs().sum() > 0
+    torch.testing.assert_close(vcm.encode_condition(given).split(vcm.config.feature_split, dim=1)[2], 1.5 * maps)
 
 
 def test_a_run_looks_once_at_each_view():

@@ -3,7 +3,7 @@
 import pytest
 
 from vcm.request import GenerationRequest
-from vcm.ui.pace import Pace, Workload
+from vcm.ui.pace import Pace, Workload, convert_timings
 
 
 def test_nothing_is_promised_before_the_first_run():
@@ -61,3 +61,11 @@ def test_a_run_that_goes_slower_than_those_before_says_so():
     pace.learn(work, {"sample": 10.0, "decode": 2.0})
     assert pace.estimate_rest(work, 4, 10, seconds_a_step=5.0) == pytest.approx(6 * 5.0 + 2.0)
     assert Pace().estimate_rest(work, 4, 10, seconds_a_step=5.0) == pytest.approx(30.0)
+
+
+def test_what_a_run_took_elsewhere_is_told_at_the_speed_of_this_machine():
+    work = Workload(10, 10)
+    there = {"encode": 0.5, "sample": work.evaluations * 0.1, "decode": 1.0}
+    here = convert_timings(work, there, seconds_a_step=0.3)
+    assert here == pytest.approx({stage: 3 * seconds for stage, seconds in there.items()})
+    assert convert_timings(work, {"decode": 1.0}, seconds_a_step=0.3) == {"decode": 1.0}

@@ -13,8 +13,9 @@ from torch.nn import functional
 from vcm.backbone import Backbone, build_betas, build_network
 from vcm.condition_encoder import ConditionReader
 from vcm.config import AdapterConfig
-from vcm.convolution import conv3d, start_at_zero
+from vcm.convolution import conv3d
 from vcm.sketch import VIEWS, Sketcher
+from vcm.static_maps import SketchMaps, StaticMaps
 
 OUTPUT_CONVOLUTION_STD = 0.06
 """MONAI starts its U-Net's last convolution at zero; below zero heads nothing but their bias would ever learn."""
@@ -41,13 +42,10 @@ class VCM(ConditionReader):
         if config.static_maps:
             self.static_maps = StaticMaps(width, 3 * config.latent_channels)
         self.sketcher: Sketcher | None = None
-        self.sketch_features: nn.Conv3d | None = None
-        self.sketch_maps: nn.Conv3d | None = None
+        self.sketch_maps: SketchMaps | None = None
         if config.sketch is not None:
             seen = len(VIEWS) * config.latent_channels
-            self.sketch_features = start_at_zero(nn.Conv3d(seen, width, kernel_size=3, padding=1))
-            if config.static_maps:
-                self.sketch_maps = start_at_zero(nn.Conv3d(seen, 3 * config.latent_channels, kernel_size=3, padding=1))
+            self.sketch_maps = SketchMaps(width, seen, 3 * config.latent_channels)
         self.heads = Heads(
             config.unet["out_channels"],
             config.head_channels,
@@ -80,21 +78,24 @@ class VCM(ConditionReader):
             ValueError: no condition, or one that this VCM does not know, or one with the wrong channels.
             RuntimeError: it reads sketches, and nobody has said through which backbone (`look_through`).
         """
+        seen = None if self.sketch_maps is None else self.look(conditions, keep)
+        return self.gather_features(self.read_conditions(conditions, keep), seen)
+
+    def look(self, conditions: Mapping[str, Tensor], keep: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Return how the backbone's encoder sees the conditions given; see `Sketcher.look`."""
         self.check_conditions(conditions)
-        seen: Tensor | None = None
-        if self.sketch_features is not None:
-            if self.sketcher is None:
-                raise RuntimeError("This VCM sees through its backbone's encoder: call look_through(backbone) first.")
-            seen = self.sketcher.look(conditions, keep)
-        added = None if seen is None or self.sketch_features is None else self.sketch_features(seen)
-        joined = self.read_conditions(conditions, keep, added)
-        read = joined if self.narrow is None else self.narrow(joined)
-        if self.static_maps is None:
-            return read
-        maps = self.static_maps(joined)
-        if seen is not None and self.sketch_maps is not None:
-            maps = maps + self.sketch_maps(seen)
-        return torch.cat([read, maps], dim=1)
+        if self.sketcher is None:
+            raise RuntimeError("This VCM sees through its backbone's encoder: call look_through(backbone) first.")
+        return self.sketcher.look(conditions, keep)
+
+    def gather_features(self, joined: Tensor, seen: Tensor | None) -> Tensor:
+        """Return a run's features, as `encode_condition`, of what `read_conditions` and `look` returned."""
+        features = [joined if self.narrow is None else self.narrow(joined)]
+        if self.static_maps is not None:
+            features.append(self.static_maps(joined))
+        if self.sketch_maps is not None and seen is not None:
+            features.append(self.sketch_maps(joined, seen))
+        return torch.cat(features, dim=1)
 
     def forward(self, latent: Tensor, epsilon: Tensor, features: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """Return eps_scale (gamma) and eps_shift (beta), each float32 (B, C, x, y, z).
@@ -105,7 +106,7 @@ class VCM(ConditionReader):
             features: what `encode_condition` returned, (B, F, x, y, z).
             timesteps: (B,) integers.
         """
-        read, maps = features.split([self.config.read_channels, features.shape[1] - self.config.read_channels], dim=1)
+        read, static_maps, sketch_maps = features.split(self.config.feature_split, dim=1)
         if self.config.velocity_schedule is None:
             hidden = torch.cat([latent, epsilon, read], dim=1)  # (B, 2 C + F, x, y, z)
             scale, shift = self.heads(self.unet(hidden, timesteps=timesteps))
@@ -116,9 +117,11 @@ class VCM(ConditionReader):
         hidden = self.unet(torch.cat([latent, velocity, read], dim=1), timesteps=timesteps)
         changes = self.heads.joined(hidden).float()  # (B, 3 C, x, y, z)
         if self.static_maps is not None:
-            changes += self.static_maps.fade(maps, signal, noise_level)
-        # v changes by scale z_0 + gain z_t + shift, where z_0 = (z_t - noise_level epsilon) / signal is what the prior
-        # thinks the clean latent is, and epsilon = signal v + noise_level z_t; collected, that is gamma and beta.
+            changes += self.static_maps.fade(static_maps, signal, noise_level)
+        if self.sketch_maps is not None:
+            changes += self.sketch_maps.fade(sketch_maps, signal, noise_level)
+        # v changes as `change_velocity` says, where z_0 = (z_t - noise_level epsilon) / signal is what the prior thinks
+        # the clean latent is, and epsilon = signal v + noise_level z_t; collected, that is gamma and beta.
         scale, shift, gain = changes.chunk(3, dim=1)
         return -noise_level * scale, (scale + signal * gain) * latent + signal * shift
 
@@ -131,8 +134,8 @@ class VCM(ConditionReader):
         """
         if self.config.normalize_heads:
             raise ValueError("A VCM whose heads are normalised cannot be strengthened by its weights.")
-        last = [*self.heads.outputs(), self.static_maps and self.static_maps.maps, self.sketch_maps]
-        for convolution in filter(None, last):
+        maps = [each.maps for each in (self.static_maps, self.sketch_maps) if each is not None]
+        for convolution in [*self.heads.outputs(), *maps]:
             for parameter in convolution.parameters():
                 parameter.mul_(factor)
 
@@ -154,29 +157,6 @@ class VCM(ConditionReader):
         from vcm.share import push_vcm
 
         return push_vcm(self, repository, private=private, token=token)
-
-
-class StaticMaps(nn.Module):
-    """Maps (B, out_channels, x, y, z) made of a run's features, zero at the start, and how they fade with the noise."""
-
-    def __init__(self, in_channels: int, out_channels: int, hidden_channels: int = 32) -> None:
-        super().__init__()
-        self.maps = nn.Conv3d(in_channels, out_channels, kernel_size=1)
-        nn.init.zeros_(self.maps.weight)
-        nn.init.zeros_(self.maps.bias)  # type: ignore[arg-type]
-        self.fading = nn.Sequential(nn.Linear(3, hidden_channels), nn.SiLU(), nn.Linear(hidden_channels, out_channels))
-        nn.init.ones_(self.fading[-1].bias)  # type: ignore[arg-type]
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Return the maps of features (B, F, x, y, z)."""
-        maps: Tensor = self.maps(features)
-        return maps
-
-    def fade(self, maps: Tensor, signal: Tensor, noise_level: Tensor) -> Tensor:
-        """Return the maps times their weights at sqrt(a_t) and sqrt(1 - a_t), each (B, 1, 1, 1, 1)."""
-        level = torch.cat([signal, noise_level, (signal / noise_level).log()], dim=1).flatten(1)  # (B, 3)
-        weights = self.fading(level.to(maps.dtype)).float()
-        return maps * weights[:, :, None, None, None]
 
 
 class Heads(nn.Module):

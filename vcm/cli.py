@@ -534,12 +534,18 @@ class Stage(StrEnum):
     AUTOENCODER = "autoencoder"
     DIFFUSION = "diffusion"
     VCM = "vcm"
+    SKETCH = "sketch"
     SEGMENTER = "segmenter"
 
 
 @app.command()
 def train(
-    stage: Annotated[Stage, typer.Argument(help="What to train; diffusion needs the autoencoder, vcm needs both.")],
+    stage: Annotated[
+        Stage,
+        typer.Argument(
+            help="What to train; diffusion needs the autoencoder, vcm needs both, sketch goes on with a vcm."
+        ),
+    ],
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="The model folder; only --check goes without.")
     ] = None,

@@ -58,13 +58,8 @@ class ConditionReader(nn.Module):
         self,
         conditions: Mapping[str, Tensor],
         keep: Mapping[str, Tensor] | None = None,
-        added: Tensor | None = None,
     ) -> Tensor:
-        """Return the joined features (B, F, x, y, z), F as wide as the encoders; see `VCM.encode_condition`.
-
-        Args:
-            added: to what is joined, before the fusion blocks, (B, F, x, y, z).
-        """
+        """Return the joined features (B, F, x, y, z), F as wide as the encoders; see `VCM.encode_condition`."""
         self.check_conditions(conditions)
         some = next(iter(conditions.values()))
         batch_size, device = some.shape[0], some.device
@@ -81,7 +76,7 @@ class ConditionReader(nn.Module):
             joined: Tensor = features[0]  # type: ignore[assignment]  # the only modality is present: see _check
         else:
             joined = self._aggregate(features, present)
-        fused: Tensor = self.fusion(joined if added is None else joined + added)
+        fused: Tensor = self.fusion(joined)
         return fused
 
     def _aggregate(self, features: Sequence[Tensor | None], present: Tensor) -> Tensor:

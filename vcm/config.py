@@ -18,6 +18,10 @@ NUM_COVARIATES = 4
 NUM_COORDINATES = 3
 """One channel an axis, in the order X, Y, Z."""
 
+SKETCH_KINDS = 2
+"""Maps of a sketch for each change, each with a fading of its own: what is sure of a latent cell is worth listening to
+down to less noise than what is guessed, and no one fading does for both."""
+
 _LATER = {"came later": True}
 """Marks a field that came later: weights of before lack it, and work as with None, which is not written."""
 
@@ -230,8 +234,8 @@ class AdapterConfig(_JsonConfig):
       the noise level and added to the heads'. They are made once per run, so their width costs a step nothing, and what
       a condition looks like is learned in hundreds of steps. Only with a `velocity_schedule`.
     - `sketch`: what labels look like, intensities in [0, 1] by label modality. What is known of an image is painted
-      into the mean brain, and the VCM reads how the backbone's frozen encoder sees it; see `vcm.sketch`. None for a VCM
-      that has to learn from the conditions alone what they look like.
+      into the mean brain, and how the backbone's frozen encoder sees it becomes maps as well; see `vcm.sketch`. None
+      for a VCM that has to learn from the conditions alone what they look like. Only with a `velocity_schedule`.
     - `aggregation`: "concat" joins the modalities' features and presence flags with one 1x1x1 projection, "mean"
       averages the features of those present (an ablation).
     """
@@ -257,6 +261,8 @@ class AdapterConfig(_JsonConfig):
             raise ConfigError("A VCM's fusion_blocks must not be negative, and its feature_channels positive.")
         if self.static_maps and self.velocity_schedule is None:
             raise ConfigError("A VCM's static_maps need a velocity_schedule.")
+        if self.sketch is not None and self.velocity_schedule is None:
+            raise ConfigError("A VCM's sketch needs a velocity_schedule.")
         for name, intensities in (self.sketch or {}).items():
             if len(intensities) != self.condition_channels.get(name, len(intensities)):
                 raise ConfigError(f"A VCM's sketch needs an intensity for each label of {name}.")
@@ -280,9 +286,15 @@ class AdapterConfig(_JsonConfig):
         return self.feature_channels or self.condition_encoder.out_channels
 
     @property
+    def feature_split(self) -> list[int]:
+        """Channels of the features of a run: those that the U-Net reads, the static maps, and those of sketches."""
+        changes = 3 * self.latent_channels
+        return [self.read_channels, changes * self.static_maps, SKETCH_KINDS * changes * (self.sketch is not None)]
+
+    @property
     def encoded_channels(self) -> int:
-        """Channels of the features of a run: those that the U-Net reads, then the static maps."""
-        return self.read_channels + 3 * self.latent_channels * self.static_maps
+        """Channels of the features of a run in all."""
+        return sum(self.feature_split)
 
 
 @dataclass(frozen=True)

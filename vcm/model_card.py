@@ -288,6 +288,7 @@ def _tell_data(training: Training) -> str:
         "autoencoder": ("autoencoder", 0, "with and without tumors", "compresses images"),
         "diffusion": ("diffusion network", diffusion.FIRST_SEED, "tumor-free only", "is frozen afterwards"),
         "vcm": ("VCM", 0, "with and without tumors", "brings the tumor"),
+        "sketch": ("VCM's sketch maps", 0, "with and without tumors", "know what a condition looks like"),
         "segmenter": ("segmenter", segmenter.FIRST_SEED, "with and without tumors", "only ever measures"),
     }
     rows = [
@@ -333,7 +334,12 @@ is the record:
 ```bash
 {commands}
 ```
-{_tell_strength(training["vcm"][-1]) if "vcm" in training else ""}"""
+{_tell_strength(_find_last(training)) if "vcm" in training else ""}"""
+
+
+def _find_last(training: Training) -> dict[str, Any]:
+    """Return the run that the VCM's strength was settled after."""
+    return training.get("sketch", training["vcm"])[-1]
 
 
 def _tell_strength(run: dict[str, Any]) -> str:

@@ -35,7 +35,7 @@ from vcm.conditions import (
     clear_anatomy_in_tumor,
     prepare_condition,
 )
-from vcm.config import CovariateConfig, Grid, ModelConfig
+from vcm.config import NUM_COVARIATES, CovariateConfig, Grid, ModelConfig
 from vcm.image_conditions import scale_intensities
 from vcm.inpaint import fill_hole
 from vcm.job import Job, Outcome, Sample
@@ -333,6 +333,20 @@ class Pipeline:
             scans={name: scan.volume for name, scan in scans.items()},
             fill=scans["partial"].hole if "partial" in scans else None,
         )
+
+    @torch.no_grad()
+    def time_step(self) -> float:
+        """Return the seconds that one step of the prior takes here: of the second, since the first also warms up."""
+        latent = initial_noise(0, self.config.latent_shape).to(self.device)
+        timesteps = torch.tensor([500], device=self.device)
+        context = torch.full((1, 1, NUM_COVARIATES), 0.5, device=self.device)
+        seconds = 0.0
+        with self._lock, self.autocast():
+            for _ in range(2):
+                started = time.perf_counter()
+                self.backbone.predict_epsilon(latent, timesteps, context)
+                seconds = time.perf_counter() - started
+        return seconds
 
     def autocast(self) -> torch.autocast:
         """Return the context in which the networks compute in the pipeline's precision."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ import torch
 from filelock import FileLock, Timeout
 
 from vcm import simulate
-from vcm.checkpoint import SEGMENTER_FILE, file_hash, load_model
+from vcm.checkpoint import CONFIG_FILE, SEGMENTER_FILE, file_hash, load_model
+from vcm.config import ModelConfig
 from vcm.dataset import read_json, simulated_cohort, write_json
 from vcm.segmenter import Segmenter
 from vcm.study.cost import measure_cost
@@ -86,6 +89,12 @@ def _alone_in(out: Path) -> FileLock:
     return FileLock(out / f"{RESULTS_FILE}.lock")
 
 
+def _hash_config(config: ModelConfig) -> str:
+    """Return the hash of a model's configuration file, as far as a study has to do with it: no method has a sketch."""
+    plain = replace(config, adapter=replace(config.adapter, sketch=None))
+    return hashlib.sha256(plain.to_json().encode()).hexdigest()
+
+
 class _Study:
     """One process's part in it; what is expensive is made when it is first needed."""
 
@@ -100,7 +109,10 @@ class _Study:
         tune(loaded.backbone.to(device))
         identity = {
             "plan": plan.to_json(),
-            "weights": {name: value for name, value in loaded.hashes.items() if not name.startswith("vcm")},
+            "weights": {
+                **{name: value for name, value in loaded.hashes.items() if not name.startswith("vcm")},
+                CONFIG_FILE: _hash_config(loaded.config),
+            },
             "segmenter": file_hash(model / SEGMENTER_FILE),
         }
         path = out / PLAN_FILE

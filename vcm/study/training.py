@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from vcm.backbone import Backbone
-from vcm.condition_encoder import ConditionReader, draw_modality_keep
+from vcm.condition_encoder import ConditionReader
 from vcm.config import AdapterConfig
 from vcm.denoiser import Denoiser
 from vcm.study.methods import BUILDERS, Method, deepened, lightened, widened
 from vcm.study.plan import ARMS, Run, StudyPlan
-from vcm.train.adapter import AdapterRecipe
+from vcm.train.adapter import AdapterRecipe, draw_conditions
 from vcm.train.diffusion import denoising_loss
 from vcm.train.loop import LoopConfig, run_loop
 from vcm.train.objective import add_noise, measure_error, measure_size
@@ -115,8 +115,7 @@ def objective(
     random: torch.Generator,
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss of a VCM's training, for any method; see `vcm.train.objective`."""
-    keep = draw_modality_keep(method_conditions(method), len(chosen), recipe.drop_probability, random, recipe.alone)
-    conditions = pairs.conditions(chosen, keep, random)
+    conditions, keep = draw_conditions(pairs, method_conditions(method), chosen, recipe, random)
     noised = add_noise(pairs, chosen, backbone, random)
     features = method.encode(conditions, keep)
     epsilon, change = method.estimate(backbone, noised.latent, noised.timesteps, noised.context, features)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,10 @@ ALONE = {"tumor": 0.32, "anatomy": 0.1, "partial": 0.06, "lowres": 0.04, "t2": 0
 """How often a sample keeps only this condition. The tumor alone is what people give most, and hardest to learn."""
 
 
+HELD_OUT = 16
+"""Simulated subjects that a VCM is validated on."""
+
+
 @dataclass(frozen=True)
 class AdapterRecipe:
     """What a VCM learns from, and how.
@@ -60,6 +64,15 @@ class AdapterRecipe:
     drop_probability: float = 0.5
     tumor_weight: float = 25.0
     regularization: float = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """Pairs to learn from, pairs that are held out, and the affine of both."""
+
+    pairs: Pairs
+    held_out: Pairs
+    affine: NDArray
 
 
 def train_adapter(
@@ -91,20 +104,8 @@ def train_adapter(
     backbone = backbone.to(device)
     tune(backbone)
 
-    def find_cohort(seeds: range) -> Cohort:
-        contrasts = ("t1", *(name for name in CONTRASTS if name in config.condition_channels))
-        cohort = simulated_cohort(cache or out, seeds, contrasts)
-        return cohort if placement is None else placement.apply(cohort, cache or out)
-
-    if own is not None:
-        affine, training, validation, prefix = own.grid.affine, own.training, own.held_out, f"latents-{own.key}"
-    else:
-        first = simulate.VALIDATION_SEEDS.start
-        affine, prefix = simulate.AFFINE if placement is None else placement.target.affine, "latents"
-        training, validation = find_cohort(range(recipe.subjects)), find_cohort(range(first, first + 16))
-    spacing_mm: tuple[float, float, float] = tuple(affines.spacing_mm(affine).tolist())
-    pairs = Pairs(folder / f"{prefix}-training", training, backbone, device, spacing_mm)
-    held_out = Pairs(folder / f"{prefix}-held-out", validation, backbone, device, spacing_mm)
+    material = find_material(folder, backbone, config, recipe.subjects, device, cache, placement, own)
+    pairs, held_out, affine = material.pairs, material.held_out, material.affine
     batch_size = min(recipe.batch_size, len(pairs))
     torch.manual_seed(recipe.loop.seed)
     adapter = VCM(config)
@@ -136,6 +137,45 @@ def train_adapter(
     return trained
 
 
+def draw_conditions(
+    pairs: Pairs, modalities: Sequence[str], chosen: list[int], recipe: AdapterRecipe, random: torch.Generator
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the conditions of some pairs, (B, C, X, Y, Z) each, and which of them each sample keeps, (B,) each."""
+    keep = draw_modality_keep(modalities, len(chosen), recipe.drop_probability, random, recipe.alone)
+    return pairs.conditions(chosen, keep, random), keep
+
+
+def find_material(
+    folder: Path,
+    backbone: Backbone,
+    config: AdapterConfig,
+    subjects: int,
+    device: str,
+    cache: str | Path | None,
+    placement: Placement | None,
+    own: OwnCohort | None,
+) -> Material:
+    """Return the subjects that a VCM of a configuration learns from; see `train_adapter` for the arguments."""
+
+    def find_cohort(seeds: range) -> Cohort:
+        contrasts = ("t1", *(name for name in CONTRASTS if name in config.condition_channels))
+        cohort = simulated_cohort(cache or folder, seeds, contrasts)
+        return cohort if placement is None else placement.apply(cohort, cache or folder)
+
+    if own is not None:
+        affine, training, validation, prefix = own.grid.affine, own.training, own.held_out, f"latents-{own.key}"
+    else:
+        first = simulate.VALIDATION_SEEDS.start
+        affine, prefix = simulate.AFFINE if placement is None else placement.target.affine, "latents"
+        training, validation = find_cohort(range(subjects)), find_cohort(range(first, first + HELD_OUT))
+    spacing_mm: tuple[float, float, float] = tuple(affines.spacing_mm(affine).tolist())
+    return Material(
+        pairs=Pairs(folder / f"{prefix}-training", training, backbone, device, spacing_mm),
+        held_out=Pairs(folder / f"{prefix}-held-out", validation, backbone, device, spacing_mm),
+        affine=affine,
+    )
+
+
 def _draw(
     adapter: VCM, backbone: Backbone, pairs: Pairs, affine: NDArray, random: torch.Generator
 ) -> NDArray[np.uint8]:
@@ -156,8 +196,7 @@ def _loss(
     random: torch.Generator,
 ) -> tuple[Tensor, dict[str, float]]:
     """The objective on some pairs, and the squared errors inside and outside the tumor beside the prior's own."""
-    keep = draw_modality_keep(adapter.modalities, len(chosen), recipe.drop_probability, random, recipe.alone)
-    conditions = pairs.conditions(chosen, keep, random)
+    conditions, keep = draw_conditions(pairs, adapter.modalities, chosen, recipe, random)
     noised = add_noise(pairs, chosen, backbone, random)
     noised = let_drift(noised, backbone, random)
     with torch.no_grad():

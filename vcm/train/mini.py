@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from vcm import simulate
@@ -78,6 +79,17 @@ CONDITION_ENCODER = ConditionEncoderConfig(
 SCHEDULE = ScheduleConfig(prediction_type="v_prediction")
 
 
+SKETCH = {"tumor": (0.34, 0.62, 0.83), "anatomy": (0.24, 0.48, 0.71, 0.26)}
+"""Mean intensities of the labels in T1-weighted images of the cohort."""
+
+
+def give_sketch(config: AdapterConfig) -> AdapterConfig:
+    """Return the same VCM with a sketch, where it has none, of the labels that it takes."""
+    if config.sketch is not None:
+        return config
+    return replace(config, sketch={name: SKETCH[name] for name in SKETCH if name in config.condition_channels})
+
+
 def build_mini_config() -> ModelConfig:
     """Return the configuration that `checkpoints/mini` is trained with."""
     return ModelConfig(
@@ -95,6 +107,7 @@ def build_mini_config() -> ModelConfig:
             fusion_blocks=2,
             feature_channels=FEATURE_CHANNELS,
             static_maps=True,
+            sketch=SKETCH,
         ),
         covariates=CovariateConfig(
             age_years=simulate.AGE_RANGE_YEARS,

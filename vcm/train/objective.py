@@ -102,12 +102,17 @@ def measure_error(epsilon: Tensor, noised: Noised, tumor_weight: float) -> tuple
         tumor_weight: of latent cells inside a tumor of usual size, beside 1 elsewhere. Cells of a smaller one weigh
             more: a tumor's weight grows as the root of its size, else those of a few cells would go unlearned.
     """
-    error = ((epsilon - noised.noise) / noised.signal) ** 2
-    cells = noised.tumor_share.sum((1, 2, 3, 4), keepdim=True).clamp_min(_FEWEST_CELLS)
-    weight = 1 + (tumor_weight - 1) * noised.tumor_share * (_USUAL_CELLS / cells).sqrt()
+    return weigh_error((epsilon - noised.noise) / noised.signal, noised.tumor_share, tumor_weight)
+
+
+def weigh_error(missed: Tensor, tumor_share: Tensor, tumor_weight: float) -> tuple[Tensor, dict[str, float]]:
+    """The same of what an estimate of v missed, (B, C, x, y, z), and the tumor's share of each cell."""
+    error = missed**2
+    cells = tumor_share.sum((1, 2, 3, 4), keepdim=True).clamp_min(_FEWEST_CELLS)
+    weight = 1 + (tumor_weight - 1) * tumor_share * (_USUAL_CELLS / cells).sqrt()
     loss = (weight * error).sum() / (weight.sum() * error.shape[1])
     with torch.no_grad():
-        inside = noised.tumor_share.expand_as(error)
+        inside = tumor_share.expand_as(error)
         figures = {"inside": _mean(error, inside), "outside": _mean(error, 1 - inside)}
     return loss, figures
 

@@ -1,10 +1,10 @@
-"""The four stages of making a model, each from a model folder into it: what `vcm train` calls."""
+"""The stages of making a model, each from a model folder into it: what `vcm train` calls."""
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from vcm.checkpoint import (
     write_bytes,
     write_sums,
 )
+from vcm.config import ModelConfig
 from vcm.dataset import read_json
 from vcm.memory import keep_freed_memory
 from vcm.pretrained import EMBEDDED, find_model
@@ -40,11 +41,12 @@ from vcm.train.autoencoder import AutoencoderRecipe, train_autoencoder
 from vcm.train.diffusion import DiffusionRecipe, find_brain_region, train_diffusion
 from vcm.train.foreign import Placement, choose_adapter
 from vcm.train.loop import STATE_FILE, count_steps
-from vcm.train.mini import build_mini_config
+from vcm.train.mini import build_mini_config, give_sketch
 from vcm.train.more_conditions import carry_over
 from vcm.train.own_data import OwnCohort, load_own_cohort
 from vcm.train.record import begin_run, record_run
 from vcm.train.segmenter import SegmenterRecipe, train_segmenter
+from vcm.train.sketch_maps import SketchRecipe, train_sketch_maps
 from vcm.train.strength import STRENGTH_FILE
 from vcm.train.team import Team, find_team
 from vcm.volume import Volume
@@ -56,9 +58,11 @@ _WEIGHTS = {
     "autoencoder": AUTOENCODER_FILE,
     "diffusion": DIFFUSION_FILE,
     "vcm": VCM_FILE,
+    "sketch": VCM_FILE,
     "segmenter": SEGMENTER_FILE,
 }
-Recipe = TypeVar("Recipe", AutoencoderRecipe, DiffusionRecipe, AdapterRecipe, SegmenterRecipe)
+_OF_A_VCM = ("vcm", "sketch")
+Recipe = TypeVar("Recipe", AutoencoderRecipe, DiffusionRecipe, AdapterRecipe, SketchRecipe, SegmenterRecipe)
 
 
 def train(
@@ -78,7 +82,8 @@ def train(
     """Train one stage and export it into the model folder `out`, which is returned.
 
     The stages, in order: "autoencoder" and "segmenter" need nothing; "diffusion" needs the autoencoder in `out`;
-    "vcm" needs a whole backbone, in `out` or else that of `model`, which is copied beside the new VCM. A stage keeps
+    "vcm" needs a whole backbone, in `out` or else that of `model`, which is copied beside the new VCM; "sketch" goes on
+    with a VCM, in `out` or else that of `model`, and trains its sketch maps alone. A stage keeps
     its state and its log in `out/runs/<stage>`, and the simulated cohorts in `out/runs/cohort`. What each part
     learned from, and for how long, is written to `out/training.json`, run by run.
 
@@ -104,6 +109,7 @@ def train(
         "autoencoder": partial(_autoencoder, decoder_only),
         "diffusion": _diffusion,
         "vcm": _adapter,
+        "sketch": _sketch,
         "segmenter": _segmenter,
     }
     if stage not in stages:
@@ -128,6 +134,9 @@ def train(
     runs.mkdir(parents=True, exist_ok=True)
     if stage == "vcm":
         stages[stage] = partial(_adapter, conditions if own is None else own.conditions, own)
+    if stage == "sketch":
+        from_weights = True
+    if stage in _OF_A_VCM:
         needs_copy = from_weights and not (folder / CONFIG_FILE).is_file()
         team.wait()  # here and below: all have read what a folder holds before the first changes it
         if needs_copy and team.is_first:
@@ -151,7 +160,7 @@ def train(
     if team.count > 1:
         only["processes"] = team.count
     if team.is_first:
-        if stage == "vcm":
+        if stage in _OF_A_VCM:
             only |= read_json(runs / stage / STRENGTH_FILE)
         steps = count_steps(runs / stage, recipe.loop)
         record_run(folder, stage, runs / stage, steps=steps, subjects=recipe.subjects, **only)
@@ -210,10 +219,6 @@ def _adapter(
     own = (folder / CONFIG_FILE).is_file()
     source = folder if own else find_model(model)
     config, backbone, _ = load_backbone(source)
-    cohort = build_mini_config()
-    placement = None
-    if config.grid != cohort.grid:
-        placement = Placement(cohort.grid, config.grid, cohort.covariates, config.covariates)
     chosen = choose_adapter(config, conditions)
     if chosen != config.adapter and (run["out"] / STATE_FILE).is_file():
         raise ValueError("The run in this folder follows other conditions: choose another folder.")
@@ -228,11 +233,42 @@ def _adapter(
         config = replace(config, name=name, adapter=chosen)
         write_bytes(folder / CONFIG_FILE, config.to_json().encode())
         write_sums(folder)
-    run |= {"placement": placement, "own": own_cohort}
+    run |= {"placement": _find_placement(config), "own": own_cohort}
     adapter = train_adapter(backbone=backbone, config=chosen, recipe=recipe, **run)
     if team.is_first:
         save_weights(folder / VCM_FILE, adapter.state_dict())
     return recipe
+
+
+def _sketch(
+    folder: Path,
+    model: str | Path,
+    samples: int | None,
+    steps: int | None,
+    initial: Mapping[str, Tensor] | None,
+    **run: Any,
+) -> SketchRecipe:
+    """The folder holds a whole model by now: its VCM gets a sketch, where it has none, and learns from it."""
+    recipe = _adjust(SketchRecipe(), samples, steps)
+    config, backbone, _ = load_backbone(folder)
+    adapter = give_sketch(config.adapter)
+    if initial is not None and adapter != config.adapter:
+        initial = carry_over(initial, config.adapter, adapter).state_dict()
+    trained = train_sketch_maps(
+        backbone=backbone, config=adapter, recipe=recipe, initial=initial, placement=_find_placement(config), **run
+    )
+    if find_team(run["device"]).is_first:
+        write_bytes(folder / CONFIG_FILE, replace(config, adapter=adapter).to_json().encode())
+        save_weights(folder / VCM_FILE, trained.state_dict())
+    return recipe
+
+
+def _find_placement(config: ModelConfig) -> Placement | None:
+    """Return how simulated subjects are brought to a model's grid; None where it is theirs."""
+    cohort = build_mini_config()
+    if config.grid == cohort.grid:
+        return None
+    return Placement(cohort.grid, config.grid, cohort.covariates, config.covariates)
 
 
 def _segmenter(folder: Path, model: str | Path, samples: int | None, steps: int | None, **run: Any) -> SegmenterRecipe:

@@ -18,13 +18,14 @@ from vcm.ui import words
 from vcm.ui.actions import Actions
 from vcm.ui.api import build_api
 from vcm.ui.content import show_example, show_nothing
-from vcm.ui.examples import load_examples
+from vcm.ui.examples import Example, load_examples
 from vcm.ui.guard import build_guard, follow_no_links
 from vcm.ui.history import wire_history
 from vcm.ui.layout import Page, build_layout
 from vcm.ui.lesson_section import LESSONS_STYLE, load_teaching, wire_lessons
 from vcm.ui.live import REST_JS, STOP_JS, STROKE_JS, TURN_JS
 from vcm.ui.models import render_models
+from vcm.ui.pace import Workload, convert_timings
 from vcm.ui.palette import build_palette, label_modalities
 from vcm.ui.scan_uploads import image_modalities
 from vcm.ui.session_files import KEEP_SECONDS, remove_old_sessions, remove_session
@@ -63,6 +64,15 @@ _SHOW_THE_RESULT = (
 )
 
 
+def _guess_pace(studio: Studio, example: Example) -> None:
+    """Let a studio expect of its first run what an example took on the machine that made it, as fast as this one is."""
+    timings = example.details.get("timings") or {}
+    if studio.pipeline.device.type == "cpu":  # on a Space the GPU is there during calls alone
+        work = Workload.of(example.request, is_controlled=bool(example.request.conditions))
+        timings = convert_timings(work, timings, studio.pipeline.time_step())
+    studio.learn_pace(example.request, timings)
+
+
 def build_app(pipeline: Pipeline, examples: Path = EXAMPLES, problem: str | None = None) -> gr.Blocks:
     """Build the app around a loaded model; `launch_options` says how to launch it.
 
@@ -83,7 +93,7 @@ def build_app(pipeline: Pipeline, examples: Path = EXAMPLES, problem: str | None
     opening = Path(get_upload_folder()) / "vcm" / "opening"
     if offered:
         content = show_example(offered[0], pipeline, palette, opening)
-        studio.learn_pace(offered[0].request, offered[0].details.get("timings") or {})
+        _guess_pace(studio, offered[0])
     else:
         content = show_nothing(pipeline, palette, opening)
     teaching = load_teaching(LESSONS, pipeline)

@@ -35,6 +35,19 @@ class Workload:
         return int(self.controlled_steps > 0) + int(self.uncontrolled_steps > 0)
 
 
+def convert_timings(work: Workload, timings: Mapping[str, float], seconds_a_step: float) -> dict[str, float]:
+    """Return about how long each stage of a run takes here, from how long it took on another machine.
+
+    Args:
+        work: what the run computed.
+        timings: seconds by stage, there.
+        seconds_a_step: of the prior, here.
+    """
+    there = timings.get("sample", 0.0)
+    factor = seconds_a_step * work.evaluations / there if there else 1.0
+    return {stage: factor * seconds for stage, seconds in timings.items()}
+
+
 class Pace:
     """Seconds per evaluation and per decoded volume, as a moving average; unknown until the first run."""
 

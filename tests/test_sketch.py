@@ -7,13 +7,14 @@ import pytest
 import torch
 from tiny import ALL_CHANNELS, INTENSITIES, build_tiny_config, build_tiny_model, randomize, sketching
 
-from vcm.adapter import VCM
+from vcm.adapter import VCM, modulate
 from vcm.backbone import Backbone
 from vcm.checkpoint import LoadedModel
-from vcm.config import AdapterConfig, ConfigError
+from vcm.config import SKETCH_KNOTS, AdapterConfig, ConfigError
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
 from vcm.sketch import Sketcher
+from vcm.static_maps import SketchMaps
 from vcm.volume import Volume
 
 SHAPE = (16, 24, 16)
@@ -103,7 +104,7 @@ def test_a_new_vcm_with_sketches_is_one_without_and_learns_from_them(backbone):
     torch.testing.assert_close((scale, shift), before)
     (scale.square() + (shift - 1).square()).mean().backward()
     assert sketchy.sketch_maps is not None
-    assert sketchy.sketch_maps.maps.weight.grad.abs().sum() > 0
+    assert sketchy.sketch_maps.read_seen.weight.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in backbone.parameters())
 
 
@@ -167,3 +168,30 @@ def test_configurations_from_before_are_read_and_written_as_they_were():
 def test_intensities_that_cannot_be_are_refused(sketch):
     with pytest.raises(ConfigError, match="sketch"):
         replace(build_tiny_config().adapter, sketch=sketch)
+
+
+def test_a_map_has_its_knot_to_itself_and_between_two_they_are_mixed():
+    maps = torch.arange(len(SKETCH_KNOTS), dtype=torch.float32).reshape(1, -1, 1, 1, 1).expand(1, -1, 2, 2, 2)
+    maps = maps.repeat_interleave(3, dim=1)  # of three channels
+    for index, knot in enumerate(SKETCH_KNOTS):
+        mixed = SketchMaps.mix(maps, torch.tensor([knot]))
+        assert mixed.shape == (1, 3, 2, 2, 2)
+        torch.testing.assert_close(mixed, torch.full_like(mixed, index))
+    low, high = SKETCH_KNOTS[1:3]
+    mixed = SketchMaps.mix(maps, torch.tensor([low + 0.25 * (high - low)]))
+    torch.testing.assert_close(mixed, torch.full_like(mixed, 1.25))
+
+
+def test_a_sketch_shifts_v_by_its_maps(backbone):
+    vcm = VCM(sketching(build_tiny_config().adapter))
+    vcm.look_through(backbone)
+    torch.manual_seed(2)
+    randomize(vcm.sketch_maps, 3)
+    latent, epsilon = torch.randn(2, 1, *backbone.latent_shape)
+    timesteps = torch.tensor([400])
+    features = vcm.encode_condition({"tumor": all_conditions()["tumor"]})
+    controlled = modulate(epsilon, *vcm(latent, epsilon, features, timesteps))  # all but the sketch is silent so far
+    signal = backbone.alphas_cumprod[400].sqrt()
+    maps = features.split(vcm.config.feature_split, dim=1)[2]
+    shift = SketchMaps.mix(maps, timesteps / 999)
+    torch.testing.assert_close((controlled - epsilon) / signal, shift, rtol=1e-3, atol=1e-4)

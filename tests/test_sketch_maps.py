@@ -1,4 +1,4 @@
-"""Training sketch maps alone: what learns, what stays, and that steps computed before are used again."""
+"""Sketch maps fitted alone: they are the best there are, all else stays, and reading goes on where it was stopped."""
 
 import json
 from dataclasses import replace
@@ -7,20 +7,22 @@ from pathlib import Path
 import pytest
 import torch
 from coarse import GRID, CoarseCohorts, make_coarse_subjects
-from tiny import build_tiny_config, build_tiny_model, sketching
+from tiny import build_tiny_config, build_tiny_model, randomize, sketching
 from torch import Tensor
 
-from vcm.adapter import VCM, modulate
+from vcm.adapter import VCM
 from vcm.backbone import Backbone
-from vcm.checkpoint import load_model, save_model
+from vcm.checkpoint import load_model, read_weights, save_model
+from vcm.config import SKETCH_KNOTS
+from vcm.static_maps import SketchMaps, weigh_knots
 from vcm.train import sketch_maps, stages
-from vcm.train.loop import LoopConfig
+from vcm.train.objective import weigh_error
 from vcm.train.record import read_training
-from vcm.train.sketch_maps import SketchRecipe, train_sketch_maps
+from vcm.train.sketch_maps import FIT_FILE, SketchRecipe, Sums, View, gather_inputs, train_sketch_maps
 
-LOOP = LoopConfig(steps=40, learning_rate=1e-2, warmup_steps=2, save_every=20, validate_every=20, log_every=1)
-RECIPE = SketchRecipe(subjects=2, views=8, loop=LOOP, batch_size=2)
+RECIPE = SketchRecipe(subjects=2, views=8, held_out=4, batch_size=2)
 CONFIG = sketching(build_tiny_config(GRID).adapter)
+CELLS = (3, 4, 3)
 
 
 @pytest.fixture(scope="module")
@@ -38,130 +40,189 @@ def cohorts(subjects, monkeypatch) -> CoarseCohorts:
 
 
 @pytest.fixture
+def read(monkeypatch) -> list[int]:
+    """The indices of the batches of conditions that were read."""
+    indices = []
+    plain = sketch_maps._read
+    monkeypatch.setattr(sketch_maps, "_read", lambda *given: indices.append(given[-1]) or plain(*given))
+    return indices
+
+
+@pytest.fixture
 def backbone() -> Backbone:
     return build_tiny_model(GRID).backbone
 
 
 @pytest.fixture
 def before() -> dict[str, Tensor]:
-    """A VCM that is the identity so far, as half precision has it."""
+    """A VCM that is the identity so far."""
     torch.manual_seed(3)
-    return {name: tensor.half().float() for name, tensor in VCM(CONFIG).state_dict().items()}
+    return VCM(CONFIG).state_dict()
 
 
-def read_log(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+def draw_views(count: int, seed: int = 0) -> list[View]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    return [
+        View(
+            joined=draw(2, 8, *CELLS),
+            seen=draw(2, 12, *CELLS),
+            tumor_share=draw(2, 1, *CELLS).sigmoid(),
+            positions=[torch.rand(2, generator=generator) for _ in range(2)],
+            missing=[draw(2, 4, *CELLS) for _ in range(2)],
+        )
+        for _ in range(count)
+    ]
 
 
-@pytest.fixture
-def drawn(monkeypatch) -> list[int]:
-    """The indices of the batches of conditions that were read."""
-    indices = []
-    plain = sketch_maps._draw
-    monkeypatch.setattr(sketch_maps, "_draw", lambda *given: indices.append(given[-1]) or plain(*given))
-    return indices
+def sum_up(views: list[View]) -> Sums:
+    size, knots = 12 * 27 + 8 + 1, len(SKETCH_KNOTS)
+    sums = Sums(torch.zeros(knots, knots, size, size), torch.zeros(knots, size, 4))
+    for view in views:
+        sums.add(view, tumor_weight=25.0)
+    return sums
 
 
-def test_the_maps_learn_and_all_else_stays(cohorts, backbone, before, tmp_path):
+def test_the_maps_compute_what_they_were_fitted_as():
+    maps = SketchMaps(8, 12, 4)
+    weights = torch.randn(len(SKETCH_KNOTS), 12 * 27 + 8 + 1, 4)
+    sketch_maps._set(maps, weights)
+    [view] = draw_views(1)
+    positions = torch.tensor([0.0, 0.55])
+    made = SketchMaps.mix(maps(view.joined, view.seen), positions)
+    for index in range(2):
+        of_knots = torch.einsum("k,kic->ic", weigh_knots(positions)[index], weights)
+        wanted = (gather_inputs(view.joined[index], view.seen[index]) @ of_knots).T.reshape(4, *CELLS)
+        torch.testing.assert_close(made[index], wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_maps_that_are_the_truth_are_found_again():
+    truth, found = SketchMaps(8, 12, 4), SketchMaps(8, 12, 4)
+    randomize(truth, 5)
+    torch.nn.init.zeros_(truth.read_seen.bias)  # it says the same as the other
+    views = draw_views(80)
+    for view in views:
+        made = truth(view.joined, view.seen)
+        view.missing[:] = [truth.mix(made, positions).detach() for positions in view.positions]
+    sketch_maps._set(found, sum_up(views).solve(ridge=1e-7))
+    for name, tensor in truth.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[name], tensor, rtol=0.02, atol=0.02)
+
+
+def test_no_other_maps_have_a_lower_objective():
+    views = draw_views(3)
+    maps = SketchMaps(8, 12, 4)
+    sketch_maps._set(maps, sum_up(views).solve(ridge=1e-6))
+    losses = []
+    for view in views:  # each view weighs the same
+        made = maps(view.joined, view.seen)
+        for positions, missing in zip(view.positions, view.missing, strict=True):
+            lacks = missing - maps.mix(made, positions)
+            for index in range(2):
+                losses.append(weigh_error(lacks[index][None], view.tumor_share[index][None], 25.0)[0])
+    torch.stack(losses).sum().backward()
+    plain = sum(weigh_error(missing, view.tumor_share, 25.0)[0] for view in views for missing in view.missing)
+    assert torch.stack(losses).sum() < 2 * plain
+    for parameter in (maps.read_features.weight, maps.read_features.bias, maps.read_seen.weight):
+        assert parameter.grad.abs().max() < 1e-3
+
+
+def test_all_else_stays_and_what_was_gained_is_measured_on_others(cohorts, backbone, before, tmp_path):
     frozen = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     adapter = train_sketch_maps(tmp_path, backbone, CONFIG, initial=before, recipe=RECIPE)
     assert adapter.sketch_maps is not None
-    assert adapter.sketch_maps.maps.weight.abs().sum() > 0
+    assert adapter.sketch_maps.read_seen.weight.abs().sum() > 0
+    kept = read_weights(tmp_path / sketch_maps.BEFORE_FILE)
     for name, tensor in adapter.state_dict().items():
         if not name.startswith(("sketch_maps.", "heads.", "static_maps.maps.")):  # strength is settled by their weights
-            assert torch.equal(tensor, before[name]), name
+            assert torch.equal(tensor, kept[name]), name
     assert all(torch.equal(tensor, frozen[name]) for name, tensor in backbone.state_dict().items())
-    log = [entry for entry in read_log(tmp_path) if "loss" in entry]
-    assert log[0]["inside"] == pytest.approx(log[0]["inside_before"], rel=1e-6)
-    validations = [entry["validation"] for entry in read_log(tmp_path) if "validation" in entry]
-    assert validations[-1]["loss"] < validations[-1]["inside_before"]
+    figures = json.loads((tmp_path / FIT_FILE).read_text())
+    assert figures["loss"] < figures["loss_before"]
+    assert {range(100_000, 100_004), range(2)} == {seeds for seeds, _ in cohorts.asked}
 
 
-def test_what_the_maps_make_up_for_is_what_the_vcm_lacks(cohorts, backbone, before, tmp_path):
-    """The objective of kept steps is that of the VCM itself, up to the half precision they are kept in."""
-    adapter = train_sketch_maps(tmp_path, backbone, CONFIG, initial=before, recipe=RECIPE)
-    silent = VCM(CONFIG).eval()
-    silent.load_state_dict(before)
-    silent.look_through(backbone)
+def test_what_a_view_lacks_is_what_the_vcm_itself_gets_wrong(cohorts, backbone, before, tmp_path):
+    train_sketch_maps(tmp_path, backbone, CONFIG, initial=before, recipe=RECIPE)
     pairs = sketch_maps.find_material(tmp_path, backbone, CONFIG, 2, "cpu", None, None, None).pairs
-    view = sketch_maps._draw(silent, backbone, pairs, RECIPE, 0, 0)
-    identity = json.loads((tmp_path / "moments-training" / "done.json").read_text())
-    del identity["batches"]
-    kept = sketch_maps.kept_moments(
-        tmp_path / "moments-training", identity, 4, 2, lambda index: view, backbone, silent, "cpu"
-    )
-    noised = view.noised[1]
-    assert kept.timesteps[:2, 1].tolist() == noised.timesteps.tolist()
-    silent.sketch_maps.load_state_dict(adapter.sketch_maps.state_dict())
-    with torch.no_grad():
-        epsilon = backbone.predict_epsilon(noised.latent, noised.timesteps, noised.context)
-        features = silent.gather_features(view.joined, view.seen)
-        made = modulate(epsilon, *silent(noised.latent, epsilon, features, noised.timesteps))
-        missed = (noised.noise - made) / noised.signal
-        maps = adapter.sketch_maps
-        signal = noised.signal
-        faded = maps.fade(maps(view.joined, view.seen), signal, (1 - signal**2).sqrt())
-    take = {name: kept.take(name, [0, 1], "cpu")[:, 1] for name in ("clean", "latent", "missing")}
-    with_maps = take["missing"] - sketch_maps.change_velocity(faded, take["clean"], take["latent"])
-    scale = missed.abs().amax()
-    torch.testing.assert_close(with_maps / scale, missed / scale, atol=5e-3, rtol=0)
+    identity = VCM(CONFIG).eval()
+    identity.load_state_dict(before)
+    identity.look_through(backbone)
+    strong = VCM(CONFIG).eval()
+    strong.load_state_dict(before)
+    strong.look_through(backbone)
+    torch.nn.init.constant_(strong.heads.shift.bias, 0.25)
+    views = [sketch_maps._read(vcm, backbone, pairs, RECIPE, 0) for vcm in (identity, strong)]
+    for without, shifted in zip(*(view.missing for view in views), strict=True):
+        torch.testing.assert_close(without - shifted, torch.full_like(without, 0.25), rtol=0.02, atol=0.02)
 
 
-def test_conditions_are_read_once_and_again_only_for_another_vcm(cohorts, backbone, before, drawn, tmp_path):
-    recipe = replace(RECIPE, loop=replace(LOOP, steps=2))
-    train_sketch_maps(tmp_path, backbone, CONFIG, initial=before, recipe=recipe)
-    everything = [0, 1, 2, 3, 0, 1]  # four batches to learn from, two that are held out
-    assert drawn == everything
-    longer = replace(recipe, loop=replace(LOOP, steps=4))
-    train_sketch_maps(tmp_path, backbone, CONFIG, initial=None, recipe=longer, resume=True)
-    assert drawn == everything
-    (tmp_path / "state.pt").unlink()
-    other = {name: tensor + 0.5 if name.startswith("heads.shared") else tensor for name, tensor in before.items()}
-    train_sketch_maps(tmp_path, backbone, CONFIG, initial=other, recipe=recipe)
-    assert drawn == 2 * everything
-
-
-def test_reading_goes_on_where_it_was_stopped(cohorts, backbone, before, drawn, tmp_path, monkeypatch):
-    recipe = replace(RECIPE, views=24, loop=replace(LOOP, steps=2))
+def test_reading_goes_on_where_it_was_stopped(cohorts, backbone, before, read, tmp_path, monkeypatch):
+    recipe = replace(RECIPE, views=24)
     whole = train_sketch_maps(tmp_path / "whole", backbone, CONFIG, initial=before, recipe=recipe)
-    drawn.clear()
-    plain = sketch_maps._draw
+    assert read[:12] == list(range(12))
+    read.clear()
+    plain = Sums.add
 
-    def stopping(*given) -> sketch_maps.View:
-        if given[-1] == 10 and drawn.count(10) == 0:
-            drawn.append(10)
+    def stopping(sums: Sums, view: View, tumor_weight: float) -> None:
+        if read == list(range(11)):
             raise KeyboardInterrupt
-        return plain(*given)
+        plain(sums, view, tumor_weight)
 
-    monkeypatch.setattr(sketch_maps, "_draw", stopping)
+    monkeypatch.setattr(Sums, "add", stopping)
     with pytest.raises(KeyboardInterrupt):
         train_sketch_maps(tmp_path / "cut", backbone, CONFIG, initial=before, recipe=recipe)
-    cut = train_sketch_maps(tmp_path / "cut", backbone, CONFIG, initial=before, recipe=recipe)
-    assert drawn[:13] == [*range(11), 10, 11]  # ten were kept
+    cut = train_sketch_maps(tmp_path / "cut", backbone, CONFIG, initial=None, recipe=recipe)
+    assert read[:13] == [*range(11), 10, 11]  # ten were kept
     for name, tensor in whole.state_dict().items():
-        torch.testing.assert_close(cut.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(cut.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
 
 
-def test_a_vcm_without_a_sketch_has_nothing_to_train(backbone, before, tmp_path):
+def test_the_views_of_another_vcm_are_read_anew(cohorts, backbone, before, read, tmp_path):
+    train_sketch_maps(tmp_path, backbone, CONFIG, initial=before, recipe=RECIPE)
+    everything = [0, 1, 2, 3]
+    assert read[:4] == everything
+    read.clear()
+    train_sketch_maps(tmp_path, backbone, CONFIG, initial=before, recipe=RECIPE)
+    assert not set(everything) & set(read)  # only those that are held out
+    read.clear()
+    other = {name: tensor + 0.5 if name.startswith("heads.shared") else tensor for name, tensor in before.items()}
+    train_sketch_maps(tmp_path, backbone, CONFIG, initial=other, recipe=RECIPE)
+    assert read[:4] == everything
+
+
+def test_a_vcm_without_a_sketch_has_nothing_to_fit(backbone, before, tmp_path):
     with pytest.raises(ValueError, match="reads no sketches"):
         train_sketch_maps(tmp_path, backbone, replace(CONFIG, sketch=None), initial=before)
 
 
-def test_the_stage_gives_a_vcm_its_sketch_and_leaves_a_model_that_loads(cohorts, tmp_path, monkeypatch):
+def test_the_stage_gives_a_vcm_its_sketch_and_leaves_a_model_that_loads(cohorts, tmp_path: Path, monkeypatch):
     config = build_tiny_config(GRID)
     monkeypatch.setattr(stages, "build_mini_config", lambda: config)
     monkeypatch.setattr(stages, "SketchRecipe", lambda: RECIPE)
     tiny = build_tiny_model(GRID)
     save_model(tmp_path / "tiny", tiny.config, tiny.backbone, tiny.adapter)
-    out = stages.train("sketch", tmp_path / "out", model=tmp_path / "tiny", steps=3)
+    out = stages.train("sketch", tmp_path / "out", model=tmp_path / "tiny", samples=2)
     made = load_model(out)
     assert made.config.adapter.sketch is not None
     assert set(made.config.adapter.sketch) == {"tumor", "anatomy"}
-    assert made.adapter.sketch_maps is not None
     assert made.adapter.sketcher is not None
+    assert made.adapter.state_dict()["sketch_maps.read_seen.weight"].any()
     [run] = read_training(out)["sketch"]
-    assert run["steps"] == 3
+    assert run["views"] == 8
     assert run["from_weights"]
     assert "strength" in run
-    stages.train("sketch", out, steps=5, resume=True)
-    assert [run["steps"] for run in read_training(out)["sketch"]] == [5]
+    again = stages.train("sketch", out, resume=True)  # from the VCM that it was, not from the one with maps
+    assert len(read_training(again)["sketch"]) == 1
+    for name, tensor in load_model(again).adapter.state_dict().items():
+        torch.testing.assert_close(tensor, made.adapter.state_dict()[name], rtol=1e-2, atol=1e-3)
+    stages.train("sketch", out)
+    assert len(read_training(out)["sketch"]) == 2
+
+
+def test_a_fit_has_no_steps(tmp_path):
+    with pytest.raises(ValueError, match="steps says nothing"):
+        stages.train("sketch", tmp_path, steps=5)

@@ -328,3 +328,11 @@ def test_a_segmenter_learns_to_find_bright_balls_from_a_few_volumes(tmp_path):
     pupil = teach([image for image, _ in lessons], [inside for _, inside in lessons], 200, tmp_path)
     image, inside = draw_ball()
     assert dice(inside, find_tumor(pupil, image)) > 0.8
+
+
+def test_a_model_that_gains_a_sketch_is_no_other_to_a_study():
+    config = build_tiny_config(GRID, CHANNELS)
+    later = replace(config, adapter=replace(config.adapter, sketch={"tumor": (0.3, 0.6, 0.9)}))
+    assert conducting._hash_config(later) == conducting._hash_config(config)
+    other = replace(config, adapter=replace(config.adapter, head_channels=4))
+    assert conducting._hash_config(other) != conducting._hash_config(config)

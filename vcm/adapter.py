@@ -45,7 +45,7 @@ class VCM(ConditionReader):
         self.sketch_maps: SketchMaps | None = None
         if config.sketch is not None:
             seen = len(VIEWS) * config.latent_channels
-            self.sketch_maps = SketchMaps(width, seen, 3 * config.latent_channels)
+            self.sketch_maps = SketchMaps(width, seen, config.latent_channels)
         self.heads = Heads(
             config.unet["out_channels"],
             config.head_channels,
@@ -118,11 +118,11 @@ class VCM(ConditionReader):
         changes = self.heads.joined(hidden).float()  # (B, 3 C, x, y, z)
         if self.static_maps is not None:
             changes += self.static_maps.fade(static_maps, signal, noise_level)
-        if self.sketch_maps is not None:
-            changes += self.sketch_maps.fade(sketch_maps, signal, noise_level)
-        # v changes as `change_velocity` says, where z_0 = (z_t - noise_level epsilon) / signal is what the prior thinks
-        # the clean latent is, and epsilon = signal v + noise_level z_t; collected, that is gamma and beta.
         scale, shift, gain = changes.chunk(3, dim=1)
+        if self.sketch_maps is not None:
+            shift = shift + self.sketch_maps.mix(sketch_maps, timesteps / (len(self.alphas_cumprod) - 1))
+        # v changes by scale z_0 + gain z_t + shift, where z_0 = (z_t - noise_level epsilon) / signal is what the prior
+        # thinks the clean latent is, and epsilon = signal v + noise_level z_t; collected, that is gamma and beta.
         return -noise_level * scale, (scale + signal * gain) * latent + signal * shift
 
     @torch.no_grad()
@@ -134,8 +134,12 @@ class VCM(ConditionReader):
         """
         if self.config.normalize_heads:
             raise ValueError("A VCM whose heads are normalised cannot be strengthened by its weights.")
-        maps = [each.maps for each in (self.static_maps, self.sketch_maps) if each is not None]
-        for convolution in [*self.heads.outputs(), *maps]:
+        last = [*self.heads.outputs()]
+        if self.static_maps is not None:
+            last.append(self.static_maps.maps)
+        if self.sketch_maps is not None:
+            last += [self.sketch_maps.read_features, self.sketch_maps.read_seen]
+        for convolution in last:
             for parameter in convolution.parameters():
                 parameter.mul_(factor)
 

@@ -298,6 +298,7 @@ def _generate_all(
     from vcm.cases import find_cases, load_request
     from vcm.pipeline import Pipeline
     from vcm.pretrained import find_vcm_weights
+    from vcm.register import place_request
     from vcm.request import GenerationRequest
     from vcm.shards import find_shard
 
@@ -308,9 +309,11 @@ def _generate_all(
     if single and shard.index:
         typer.echo(ONE_VOLUME)
         return
-    request = load_request(cases[0], settings, register=register) if single else None
+    request = load_request(cases[0], settings) if single else None
     weights = find_vcm_weights(model, vcm_weights)  # what is missing is told before what a run would take
     _check_conditions({name for case in cases for name in case.files}, model, weights)
+    if request is not None and register:
+        request = place_request(request)
     device = shard.choose_device(device)
     _confirm_cost(model, device, plain, yes)
     pipeline = Pipeline.from_pretrained(model, device=device, precision=precision, vcm_weights=vcm_weights)

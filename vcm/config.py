@@ -18,9 +18,9 @@ NUM_COVARIATES = 4
 NUM_COORDINATES = 3
 """One channel an axis, in the order X, Y, Z."""
 
-SKETCH_KINDS = 2
-"""Maps of a sketch for each change, each with a fading of its own: what is sure of a latent cell is worth listening to
-down to less noise than what is guessed, and no one fading does for both."""
+SKETCH_KNOTS = (0.0, 0.15, 0.4, 0.7, 1.0)
+"""Places in the noise schedule, 1 the noisiest, at which a sketch has maps of its own: what is sure of a latent cell is
+worth listening to down to less noise than what is guessed."""
 
 _LATER = {"came later": True}
 """Marks a field that came later: weights of before lack it, and work as with None, which is not written."""
@@ -288,8 +288,9 @@ class AdapterConfig(_JsonConfig):
     @property
     def feature_split(self) -> list[int]:
         """Channels of the features of a run: those that the U-Net reads, the static maps, and those of sketches."""
-        changes = 3 * self.latent_channels
-        return [self.read_channels, changes * self.static_maps, SKETCH_KINDS * changes * (self.sketch is not None)]
+        channels = self.latent_channels
+        sketch = len(SKETCH_KNOTS) * channels * (self.sketch is not None)
+        return [self.read_channels, 3 * channels * self.static_maps, sketch]
 
     @property
     def encoded_channels(self) -> int:

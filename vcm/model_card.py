@@ -318,8 +318,8 @@ def _seeds(first: int, count: int) -> str:
 
 def _tell_training(training: Training) -> str:
     commands = "\n".join(
-        f"vcm train {stage} --samples {run['subjects']} --steps {run['steps']}"
-        f"{' --from-weights' if run['from_weights'] else ''}"
+        f"vcm train {stage} --samples {run['subjects']}{' --steps ' + str(run['steps']) if 'steps' in run else ''}"
+        f"{' --from-weights' if run['from_weights'] and 'steps' in run else ''}"
         f"{' --decoder-only' if run.get('decoder_only') else ''} --out model"
         f"{'  # but: ' + run['note'] if 'note' in run else ''}"
         for stage, runs in training.items()

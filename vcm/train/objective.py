@@ -108,13 +108,18 @@ def measure_error(epsilon: Tensor, noised: Noised, tumor_weight: float) -> tuple
 def weigh_error(missed: Tensor, tumor_share: Tensor, tumor_weight: float) -> tuple[Tensor, dict[str, float]]:
     """The same of what an estimate of v missed, (B, C, x, y, z), and the tumor's share of each cell."""
     error = missed**2
-    cells = tumor_share.sum((1, 2, 3, 4), keepdim=True).clamp_min(_FEWEST_CELLS)
-    weight = 1 + (tumor_weight - 1) * tumor_share * (_USUAL_CELLS / cells).sqrt()
+    weight = weigh_cells(tumor_share, tumor_weight)
     loss = (weight * error).sum() / (weight.sum() * error.shape[1])
     with torch.no_grad():
         inside = tumor_share.expand_as(error)
         figures = {"inside": _mean(error, inside), "outside": _mean(error, 1 - inside)}
     return loss, figures
+
+
+def weigh_cells(tumor_share: Tensor, tumor_weight: float) -> Tensor:
+    """Return the weight of each latent cell, (B, 1, x, y, z); see `measure_error`."""
+    cells = tumor_share.sum((1, 2, 3, 4), keepdim=True).clamp_min(_FEWEST_CELLS)
+    return 1 + (tumor_weight - 1) * tumor_share * (_USUAL_CELLS / cells).sqrt()
 
 
 def measure_size(eps_scale: Tensor, eps_shift: Tensor, noised: Noised) -> Tensor:

@@ -46,7 +46,7 @@ from vcm.train.more_conditions import carry_over
 from vcm.train.own_data import OwnCohort, load_own_cohort
 from vcm.train.record import begin_run, record_run
 from vcm.train.segmenter import SegmenterRecipe, train_segmenter
-from vcm.train.sketch_maps import SketchRecipe, train_sketch_maps
+from vcm.train.sketch_maps import BEFORE_FILE, SketchRecipe, train_sketch_maps
 from vcm.train.strength import STRENGTH_FILE
 from vcm.train.team import Team, find_team
 from vcm.volume import Volume
@@ -62,7 +62,7 @@ _WEIGHTS = {
     "segmenter": SEGMENTER_FILE,
 }
 _OF_A_VCM = ("vcm", "sketch")
-Recipe = TypeVar("Recipe", AutoencoderRecipe, DiffusionRecipe, AdapterRecipe, SketchRecipe, SegmenterRecipe)
+Recipe = TypeVar("Recipe", AutoencoderRecipe, DiffusionRecipe, AdapterRecipe, SegmenterRecipe)
 
 
 def train(
@@ -83,13 +83,13 @@ def train(
 
     The stages, in order: "autoencoder" and "segmenter" need nothing; "diffusion" needs the autoencoder in `out`;
     "vcm" needs a whole backbone, in `out` or else that of `model`, which is copied beside the new VCM; "sketch" goes on
-    with a VCM, in `out` or else that of `model`, and trains its sketch maps alone. A stage keeps
+    with a VCM, in `out` or else that of `model`, and fits its sketch maps alone. A stage keeps
     its state and its log in `out/runs/<stage>`, and the simulated cohorts in `out/runs/cohort`. What each part
     learned from, and for how long, is written to `out/training.json`, run by run.
 
     Args:
         samples: how many simulated subjects to learn from, if not as many as the shipped recipe.
-        steps: how many optimizer steps, if not as many as the shipped recipe.
+        steps: how many optimizer steps, if not as many as the shipped recipe; sketch maps need none.
         resume: go on where an earlier run of the stage stopped.
         from_weights: begin a new run from the stage's weights in `out`, instead of random ones; with `resume`, only
             where there is no run to go on with. A VCM may begin from one that follows other conditions, and, where
@@ -125,6 +125,8 @@ def train(
         raise ValueError("Only a VCM is trained on data of your own; the other parts learn from simulated subjects.")
     if data is not None and samples is not None:
         raise ValueError("samples counts simulated subjects; of your own data all are taken.")
+    if steps is not None and stage == "sketch":
+        raise ValueError("Sketch maps are fitted at once: steps says nothing of them.")
     keep_freed_memory()
     folder = Path(out)
     runs = folder / "runs"
@@ -162,8 +164,11 @@ def train(
     if team.is_first:
         if stage in _OF_A_VCM:
             only |= read_json(runs / stage / STRENGTH_FILE)
-        steps = count_steps(runs / stage, recipe.loop)
-        record_run(folder, stage, runs / stage, steps=steps, subjects=recipe.subjects, **only)
+        if stage == "sketch":
+            only["views"] = recipe.views
+        else:
+            only["steps"] = count_steps(runs / stage, recipe.loop)
+        record_run(folder, stage, runs / stage, subjects=recipe.subjects, **only)
         write_sums(folder)
     team.wait()
     return folder
@@ -244,12 +249,13 @@ def _sketch(
     folder: Path,
     model: str | Path,
     samples: int | None,
-    steps: int | None,
+    steps: None,
     initial: Mapping[str, Tensor] | None,
+    resume: bool,
     **run: Any,
 ) -> SketchRecipe:
-    """The folder holds a whole model by now: its VCM gets a sketch, where it has none, and learns from it."""
-    recipe = _adjust(SketchRecipe(), samples, steps)
+    """The folder holds a whole model by now: its VCM gets a sketch, where it has none."""
+    recipe = SketchRecipe() if samples is None else replace(SketchRecipe(), subjects=samples)
     config, backbone, _ = load_backbone(folder)
     adapter = give_sketch(config.adapter)
     if initial is not None and adapter != config.adapter:
@@ -282,7 +288,7 @@ def _segmenter(folder: Path, model: str | Path, samples: int | None, steps: int 
 def _begin(folder: Path, stage: str, resume: bool, from_weights: bool, team: Team) -> dict[str, Tensor] | None:
     """Return the weights that this run starts from; None where it goes on with an earlier run, or starts afresh."""
     run_folder = folder / "runs" / stage
-    state = run_folder / STATE_FILE
+    state = run_folder / (BEFORE_FILE if stage == "sketch" else STATE_FILE)
     has_state = state.is_file()
     team.wait()
     if has_state and (resume or not from_weights):

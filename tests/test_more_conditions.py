@@ -44,7 +44,9 @@ def test_one_that_gains_sketches_begins_as_the_one_without():
     later = carry_over(earlier.state_dict(), earlier.config, sketching(model.config.adapter))
     later.look_through(model.backbone)
     conditions = {"tumor": (torch.rand(1, 3, 16, 24, 16) > 0.5).float()}
-    torch.testing.assert_close(later.encode_condition(conditions), earlier.encode_condition(conditions))
+    latent, epsilon = torch.randn(2, 1, *model.backbone.latent_shape)
+    outputs = [vcm(latent, epsilon, vcm.encode_condition(conditions), torch.tensor([600])) for vcm in (later, earlier)]
+    torch.testing.assert_close(*outputs)
 
 
 def test_another_width_is_refused():

@@ -415,7 +415,7 @@ def test_a_vcm_of_another_folders_backbone_goes_with_a_copy_of_it(tiny_stages, t
 @pytest.mark.parametrize(
     ("stage", "options", "message"),
     [
-        ("decoder", {}, "stage is 'decoder'; it must be one of autoencoder, diffusion, vcm, segmenter"),
+        ("decoder", {}, "stage is 'decoder'; it must be one of autoencoder, diffusion, vcm, sketch, segmenter"),
         ("vcm", {"samples": 0}, "samples is 0; it must be at least 1"),
         ("vcm", {"steps": -1}, "steps is -1; it must be at least 1"),
         ("diffusion", {}, "no autoencoder yet: train that first"),

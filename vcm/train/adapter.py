@@ -100,10 +100,6 @@ def train_adapter(
     """
     recipe = recipe or AdapterRecipe()
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    backbone = backbone.to(device)
-    tune(backbone)
-
     material = find_material(folder, backbone, config, recipe.subjects, device, cache, placement, own)
     pairs, held_out, affine = material.pairs, material.held_out, material.affine
     batch_size = min(recipe.batch_size, len(pairs))
@@ -155,7 +151,9 @@ def find_material(
     placement: Placement | None,
     own: OwnCohort | None,
 ) -> Material:
-    """Return the subjects that a VCM of a configuration learns from; see `train_adapter` for the arguments."""
+    """Return the subjects that a VCM learns from and make the backbone ready; see `train_adapter` for the arguments."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tune(backbone.to(device))
 
     def find_cohort(seeds: range) -> Cohort:
         contrasts = ("t1", *(name for name in CONTRASTS if name in config.condition_channels))

@@ -6,7 +6,6 @@ The shift of v that they make is linear in their weights, so the weights that ar
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
 
 from vcm.adapter import VCM, modulate
 from vcm.backbone import Backbone
-from vcm.checkpoint import read_weights, save_weights
+from vcm.checkpoint import file_hash, read_weights, save_weights
 from vcm.config import SKETCH_KNOTS, AdapterConfig
 from vcm.convolution import start_at_zero
 from vcm.dataset import write_json
@@ -30,7 +28,6 @@ from vcm.static_maps import SketchMaps, weigh_knots
 from vcm.train.adapter import AdapterRecipe, draw_conditions, find_material
 from vcm.train.foreign import Placement
 from vcm.train.objective import Noised, add_noise, let_drift, weigh_cells, weigh_error
-from vcm.train.own_data import OwnCohort
 from vcm.train.pairs import Pairs
 from vcm.train.strength import settle_strength
 from vcm.train.team import find_team
@@ -135,7 +132,6 @@ def train_sketch_maps(
     device: str = "cpu",
     cache: str | Path | None = None,
     placement: Placement | None = None,
-    own: OwnCohort | None = None,
 ) -> VCM:
     """Fit the sketch maps alone and return the VCM that has them, as strong as it must be.
 
@@ -146,7 +142,7 @@ def train_sketch_maps(
         backbone: frozen.
         config: of the VCM, with a `sketch`.
         initial: weights of the VCM, whose sketch maps are made anew; None for those that `out` has kept.
-        cache, placement, own: as of `train_adapter`.
+        cache, placement: as of `train_adapter`.
 
     Raises:
         ValueError: the VCM reads no sketches.
@@ -155,10 +151,7 @@ def train_sketch_maps(
         raise ValueError("This VCM reads no sketches: it has no sketch maps to fit.")
     recipe = recipe or SketchRecipe()
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    backbone = backbone.to(device)
-    tune(backbone)
-    material = find_material(folder, backbone, config, recipe.subjects, device, cache, placement, own)
+    material = find_material(folder, backbone, config, recipe.subjects, device, cache, placement, own=None)
     if initial is not None:
         save_weights(folder / BEFORE_FILE, initial)
     adapter = VCM(config)
@@ -171,7 +164,7 @@ def train_sketch_maps(
     start_at_zero(maps.read_features)
     start_at_zero(maps.read_seen)
 
-    identity = {"weights": _hash(adapter.state_dict()), "subjects": len(material.pairs), "recipe": repr(recipe)}
+    identity = {"weights": file_hash(folder / BEFORE_FILE), "subjects": len(material.pairs), "recipe": repr(recipe)}
     read = partial(_read, adapter, backbone, material.pairs, recipe)
     sums = _sum_up(folder / _SUMS_FILE, identity, recipe, read, adapter)
     # They are read before there are maps: what lacks is what a VCM lacks without.
@@ -272,8 +265,3 @@ def _compare(maps: SketchMaps, views: list[View], tumor_weight: float) -> dict[s
                     totals[name + ending] = totals.get(name + ending, 0.0) + value
     count = sum(len(view.missing) for view in views)
     return {name: total / count for name, total in totals.items()}
-
-
-def _hash(weights: Mapping[str, Tensor]) -> str:
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    return hashlib.sha256(save(plain)).hexdigest()

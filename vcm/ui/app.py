@@ -67,7 +67,7 @@ _SHOW_THE_RESULT = (
 def _guess_pace(studio: Studio, example: Example) -> None:
     """Let a studio expect of its first run what an example took on the machine that made it, as fast as this one is."""
     timings = example.details.get("timings") or {}
-    if studio.pipeline.device.type == "cpu":  # on a Space the GPU is there during calls alone
+    if timings and studio.pipeline.device.type == "cpu":  # on a Space the GPU is there during calls alone
         work = Workload.of(example.request, is_controlled=bool(example.request.conditions))
         timings = convert_timings(work, timings, studio.pipeline.time_step())
     studio.learn_pace(example.request, timings)

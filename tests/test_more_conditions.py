@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import ALL_CHANNELS, build_tiny_config, build_tiny_model, randomize, sketching
+from tiny import ALL_CHANNELS, build_tiny_config, build_tiny_model, drafting, randomize
 
 from vcm.adapter import VCM
 from vcm.config import AdapterConfig
@@ -37,11 +37,11 @@ def test_what_the_earlier_one_followed_is_followed_as_before(before):
     assert not torch.allclose(later.encode_condition(given), expected)
 
 
-def test_one_that_gains_sketches_begins_as_the_one_without():
+def test_one_that_gains_a_draft_begins_as_the_one_without():
     model = build_tiny_model()
-    earlier = VCM(replace(sketching(model.config.adapter), sketch=None))
+    earlier = VCM(replace(drafting(model.config.adapter), draft=None))
     randomize(earlier, 0)
-    later = carry_over(earlier.state_dict(), earlier.config, sketching(model.config.adapter))
+    later = carry_over(earlier.state_dict(), earlier.config, drafting(model.config.adapter))
     later.look_through(model.backbone)
     conditions = {"tumor": (torch.rand(1, 3, 16, 24, 16) > 0.5).float()}
     latent, epsilon = torch.randn(2, 1, *model.backbone.latent_shape)

@@ -87,8 +87,11 @@ def test_a_tumor_that_is_there_whole_has_the_contrast_one_and_a_fainter_one_less
     latents, _, share = pairs.targets([0, 1])
     without = latents * (1 - (functional.max_pool3d(share, 3, 1, 1) > 0).float())
 
-    def sample(backbone, adapter, noise, context, features, guidance_scale=0.0):
-        return without + guidance_scale / 1.5 * (latents - without)
+    torch.nn.init.ones_(model.adapter.heads.shift.bias)
+
+    def sample(backbone, adapter, noise, context, features):
+        strength = 0.0 if adapter is None else float(adapter.heads.shift.bias[0])
+        return without + strength / 1.5 * (latents - without)
 
     monkeypatch.setattr(strength, "sample", sample)
     monkeypatch.setattr(Backbone, "decode_volumes", lambda self, latents: [grown(latent) for latent in latents])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from coarse import GRID, CoarseCohorts, make_coarse_subjects
 from test_evaluate import build_segmenter
-from tiny import build_tiny_config, build_tiny_model
+from tiny import DRAFT, build_tiny_config, build_tiny_model
 from torch import Tensor
 
 from vcm.adherence import dice
@@ -330,9 +330,9 @@ def test_a_segmenter_learns_to_find_bright_balls_from_a_few_volumes(tmp_path):
     assert dice(inside, find_tumor(pupil, image)) > 0.8
 
 
-def test_a_model_that_gains_a_sketch_is_no_other_to_a_study():
+def test_a_model_that_gains_a_draft_is_no_other_to_a_study():
     config = build_tiny_config(GRID, CHANNELS)
-    later = replace(config, adapter=replace(config.adapter, sketch={"tumor": (0.3, 0.6, 0.9)}))
+    later = replace(config, adapter=replace(config.adapter, draft=DRAFT))
     assert conducting._hash_config(later) == conducting._hash_config(config)
     other = replace(config, adapter=replace(config.adapter, head_channels=4))
     assert conducting._hash_config(other) != conducting._hash_config(config)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from coarse import GRID, CoarseCohorts, make_coarse_subjects
 from safetensors.torch import load_file
-from tiny import build_tiny_config, build_tiny_model, sketching
+from tiny import build_tiny_config, build_tiny_model, drafting
 from torch import Tensor, nn
 
 from vcm import simulate
@@ -282,22 +282,23 @@ def test_no_gradient_of_a_vcm_reaches_the_backbone(cohorts, tmp_path):
     assert sum(not torch.equal(tensor, untrained[name]) for name, tensor in adapter.state_dict().items()) > 10
 
 
-def test_a_vcm_learns_from_sketches_and_the_backbone_that_sees_them_does_not(cohorts, tmp_path):
+def test_a_vcm_learns_a_draft_and_the_backbone_that_sees_them_does_not(cohorts, tmp_path):
     backbone = build_tiny_model(GRID).backbone
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     recipe = AdapterRecipe(subjects=2, loop=replace(LOOP, steps=3))
-    adapter = train_adapter(tmp_path, backbone, sketching(build_tiny_config(GRID).adapter), recipe=recipe)
-    assert adapter.sketch_maps is not None
-    assert adapter.sketch_maps.read_seen.weight.abs().sum() > 0
+    adapter = train_adapter(tmp_path, backbone, drafting(build_tiny_config(GRID).adapter), recipe=recipe)
+    assert adapter.draft is not None
+    assert adapter.draft.correct.weight.abs().sum() > 0
+    assert adapter.draft.trust.weight.abs().sum() > 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
     assert all(parameter.grad is None for parameter in backbone.parameters())
 
 
-@pytest.mark.parametrize("has_sketches", [False, True])
-def test_the_first_step_of_a_vcm_starts_from_the_prior_itself(cohorts, tmp_path, has_sketches):
+@pytest.mark.parametrize("has_draft", [False, True])
+def test_the_first_step_of_a_vcm_starts_from_the_prior_itself(cohorts, tmp_path, has_draft):
     recipe = AdapterRecipe(subjects=2, loop=replace(LOOP, steps=1))
     config = build_tiny_config(GRID).adapter
-    config = sketching(config) if has_sketches else config
+    config = drafting(config) if has_draft else config
     train_adapter(tmp_path, build_tiny_model(GRID).backbone, config, recipe=recipe)
     entry = read_log(tmp_path)[0]
     assert entry["inside"] == pytest.approx(entry["inside_prior"], rel=1e-4)
@@ -415,7 +416,7 @@ def test_a_vcm_of_another_folders_backbone_goes_with_a_copy_of_it(tiny_stages, t
 @pytest.mark.parametrize(
     ("stage", "options", "message"),
     [
-        ("decoder", {}, "stage is 'decoder'; it must be one of autoencoder, diffusion, vcm, sketch, segmenter"),
+        ("decoder", {}, "stage is 'decoder'; it must be one of autoencoder, diffusion, vcm, segmenter"),
         ("vcm", {"samples": 0}, "samples is 0; it must be at least 1"),
         ("vcm", {"steps": -1}, "steps is -1; it must be at least 1"),
         ("diffusion", {}, "no autoencoder yet: train that first"),

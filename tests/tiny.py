@@ -16,6 +16,7 @@ from vcm.config import (
     BackboneConfig,
     ConditionEncoderConfig,
     CovariateConfig,
+    DraftConfig,
     Grid,
     ModelConfig,
     ScheduleConfig,
@@ -32,6 +33,8 @@ TINY_GRID = Grid((16, 24, 16), np.array([[2.0, 0, 0, -15], [0, 2, 0, -23], [0, 0
 LABEL_CHANNELS = {"tumor": 3, "anatomy": 4}
 INTENSITIES = {"tumor": (0.3, 0.6, 0.9), "anatomy": (0.1, 0.5, 0.8, 0.2)}
 """What the labels look like in a sketch."""
+
+DRAFT = DraftConfig(INTENSITIES, channels=8, num_res_blocks=1, norm_num_groups=4)
 
 ALL_CHANNELS = {**LABEL_CHANNELS, "partial": 2, "lowres": 1, "t2": 1, "flair": 1}
 
@@ -92,9 +95,24 @@ def build_tiny_config(grid: Grid = TINY_GRID, channels: Mapping[str, int] = LABE
     )
 
 
-def sketching(config: AdapterConfig) -> AdapterConfig:
-    """The same VCM, but one that reads sketches and has static maps."""
-    return replace(config, sketch=INTENSITIES, static_maps=True)
+def drafting(config: AdapterConfig) -> AdapterConfig:
+    """The same VCM, but one that makes a draft and has static maps."""
+    return replace(config, draft=DRAFT, static_maps=True)
+
+
+def all_conditions(count: int = 1) -> dict[str, torch.Tensor]:
+    """Every condition of the tiny grid at once: a cube of a tumor in tissue, scans of noise, and a hole in one."""
+    shape, generator = TINY_GRID.shape, torch.Generator().manual_seed(0)
+    given = {name: torch.zeros(count, channels, *shape) for name, channels in ALL_CHANNELS.items()}
+    given["tumor"][:, 1, 4:8, 4:8, 4:8] = 1
+    given["anatomy"][:, 2, 2:12, 2:20, 2:12] = 1
+    given["anatomy"][given["tumor"].any(dim=1, keepdim=True).expand_as(given["anatomy"])] = 0
+    for name in ("lowres", "t2", "flair"):
+        given[name] = torch.rand(count, 1, *shape, generator=generator)
+    given["partial"][:, 0] = torch.rand(count, *shape, generator=generator)
+    given["partial"][:, 1, 3:9, 3:9, 3:9] = 1
+    given["partial"][:, 0][given["partial"][:, 1] == 1] = 0
+    return given
 
 
 def randomize(module: nn.Module, seed: int) -> None:

@@ -14,8 +14,9 @@ from vcm.backbone import Backbone, build_betas, build_network
 from vcm.condition_encoder import ConditionReader
 from vcm.config import AdapterConfig
 from vcm.convolution import conv3d
+from vcm.draft import TRUST_LEARNED_FROM, DraftMaps, DraftNetwork
 from vcm.sketch import VIEWS, Sketcher
-from vcm.static_maps import SketchMaps, StaticMaps
+from vcm.static_maps import StaticMaps
 
 OUTPUT_CONVOLUTION_STD = 0.06
 """MONAI starts its U-Net's last convolution at zero; below zero heads nothing but their bias would ever learn."""
@@ -42,10 +43,10 @@ class VCM(ConditionReader):
         if config.static_maps:
             self.static_maps = StaticMaps(width, 3 * config.latent_channels)
         self.sketcher: Sketcher | None = None
-        self.sketch_maps: SketchMaps | None = None
-        if config.sketch is not None:
+        self.draft: DraftNetwork | None = None
+        if config.draft is not None:
             seen = len(VIEWS) * config.latent_channels
-            self.sketch_maps = SketchMaps(width, seen, config.latent_channels)
+            self.draft = DraftNetwork(config.draft, width, seen, config.latent_channels)
         self.heads = Heads(
             config.unet["out_channels"],
             config.head_channels,
@@ -61,9 +62,9 @@ class VCM(ConditionReader):
         nn.init.normal_(output_convolution.weight, std=OUTPUT_CONVOLUTION_STD)
 
     def look_through(self, backbone: Backbone) -> None:
-        """Use a backbone's frozen encoder for sketches, where the configuration has any; it is no part of the VCM."""
-        if self.config.sketch is not None:
-            self.sketcher = Sketcher(backbone, self.config.sketch)
+        """Use a backbone's frozen encoder for sketches, where the VCM makes a draft; it is no part of the VCM."""
+        if self.config.draft is not None:
+            self.sketcher = Sketcher(backbone, self.config.draft.intensities)
 
     def encode_condition(self, conditions: Mapping[str, Tensor], keep: Mapping[str, Tensor] | None = None) -> Tensor:
         """Return the features of the conditions given; any subset of the modalities will do.
@@ -76,10 +77,20 @@ class VCM(ConditionReader):
 
         Raises:
             ValueError: no condition, or one that this VCM does not know, or one with the wrong channels.
-            RuntimeError: it reads sketches, and nobody has said through which backbone (`look_through`).
+            RuntimeError: it makes a draft, and nobody has said through which backbone it sees (`look_through`).
         """
-        seen = None if self.sketch_maps is None else self.look(conditions, keep)
-        return self.gather_features(self.read_conditions(conditions, keep), seen)
+        joined = self.read_conditions(conditions, keep)
+        features = self.gather_features(joined)
+        if self.draft is None:
+            return features
+        return torch.cat([features, self.draft(joined, self.look(conditions, keep))], dim=1)
+
+    def gather_features(self, joined: Tensor) -> Tensor:
+        """Return a run's features, as `encode_condition` but without a draft, of what `read_conditions` returned."""
+        features = [joined if self.narrow is None else self.narrow(joined)]
+        if self.static_maps is not None:
+            features.append(self.static_maps(joined))
+        return torch.cat(features, dim=1)
 
     def look(self, conditions: Mapping[str, Tensor], keep: Mapping[str, Tensor] | None = None) -> Tensor:
         """Return how the backbone's encoder sees the conditions given; see `Sketcher.look`."""
@@ -88,14 +99,9 @@ class VCM(ConditionReader):
             raise RuntimeError("This VCM sees through its backbone's encoder: call look_through(backbone) first.")
         return self.sketcher.look(conditions, keep)
 
-    def gather_features(self, joined: Tensor, seen: Tensor | None) -> Tensor:
-        """Return a run's features, as `encode_condition`, of what `read_conditions` and `look` returned."""
-        features = [joined if self.narrow is None else self.narrow(joined)]
-        if self.static_maps is not None:
-            features.append(self.static_maps(joined))
-        if self.sketch_maps is not None and seen is not None:
-            features.append(self.sketch_maps(joined, seen))
-        return torch.cat(features, dim=1)
+    def read_draft(self, features: Tensor) -> DraftMaps | None:
+        """Return the draft among what `encode_condition` returned; None where this VCM makes none."""
+        return None if self.draft is None else DraftMaps.of(features.split(self.config.feature_split, dim=1)[2])
 
     def forward(self, latent: Tensor, epsilon: Tensor, features: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """Return eps_scale (gamma) and eps_shift (beta), each float32 (B, C, x, y, z).
@@ -106,7 +112,7 @@ class VCM(ConditionReader):
             features: what `encode_condition` returned, (B, F, x, y, z).
             timesteps: (B,) integers.
         """
-        read, static_maps, sketch_maps = features.split(self.config.feature_split, dim=1)
+        read, static_maps, _ = features.split(self.config.feature_split, dim=1)
         if self.config.velocity_schedule is None:
             hidden = torch.cat([latent, epsilon, read], dim=1)  # (B, 2 C + F, x, y, z)
             scale, shift = self.heads(self.unet(hidden, timesteps=timesteps))
@@ -119,26 +125,39 @@ class VCM(ConditionReader):
         if self.static_maps is not None:
             changes += self.static_maps.fade(static_maps, signal, noise_level)
         scale, shift, gain = changes.chunk(3, dim=1)
-        if self.sketch_maps is not None:
-            shift = shift + self.sketch_maps.mix(sketch_maps, timesteps / (len(self.alphas_cumprod) - 1))
         # v changes by scale z_0 + gain z_t + shift, where z_0 = (z_t - noise_level epsilon) / signal is what the prior
         # thinks the clean latent is, and epsilon = signal v + noise_level z_t; collected, that is gamma and beta.
-        return -noise_level * scale, (scale + signal * gain) * latent + signal * shift
+        eps_scale, eps_shift = -noise_level * scale, (scale + signal * gain) * latent + signal * shift
+        draft = self.read_draft(features)
+        if draft is None or self.config.draft is None:
+            return eps_scale, eps_shift
+        trust = draft.trust
+        if self.training:
+            noisy = timesteps >= TRUST_LEARNED_FROM * len(self.alphas_cumprod)
+            trust = torch.where(noisy.reshape(-1, 1, 1, 1, 1), trust, trust.detach())
+        temperature = 1.0 if self.training else self.config.draft.temperature
+        drafted = draft.estimate_epsilon(latent, signal, noise_level, temperature)
+        # (1 - trust) (epsilon (1 + gamma) + beta) + trust drafted, as gamma and beta.
+        return (1.0 - trust) * (1.0 + eps_scale) - 1.0, (1.0 - trust) * eps_shift + trust * drafted
 
     @torch.no_grad()
     def strengthen(self, factor: float) -> None:
         """Multiply scale and shift by a factor, for good, by its weights; what it hears in the conditions stays.
+
+        Of a VCM that makes a draft the trust in that is multiplied instead: what else it says, the draft replaces.
 
         Raises:
             ValueError: the heads end in a norm, which undoes any factor.
         """
         if self.config.normalize_heads:
             raise ValueError("A VCM whose heads are normalised cannot be strengthened by its weights.")
+        if self.draft is not None:
+            for parameter in self.draft.trust.parameters():
+                parameter.mul_(factor)
+            return
         last = [*self.heads.outputs()]
         if self.static_maps is not None:
             last.append(self.static_maps.maps)
-        if self.sketch_maps is not None:
-            last += [self.sketch_maps.read_features, self.sketch_maps.read_seen]
         for convolution in last:
             for parameter in convolution.parameters():
                 parameter.mul_(factor)

@@ -537,7 +537,6 @@ class Stage(StrEnum):
     AUTOENCODER = "autoencoder"
     DIFFUSION = "diffusion"
     VCM = "vcm"
-    SKETCH = "sketch"
     SEGMENTER = "segmenter"
 
 
@@ -545,9 +544,7 @@ class Stage(StrEnum):
 def train(
     stage: Annotated[
         Stage,
-        typer.Argument(
-            help="What to train; diffusion needs the autoencoder, vcm needs both, sketch goes on with a vcm."
-        ),
+        typer.Argument(help="What to train; diffusion needs the autoencoder, vcm needs both."),
     ],
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="The model folder; only --check goes without.")

@@ -18,10 +18,6 @@ NUM_COVARIATES = 4
 NUM_COORDINATES = 3
 """One channel an axis, in the order X, Y, Z."""
 
-SKETCH_KNOTS = (0.0, 0.15, 0.4, 0.7, 1.0)
-"""Places in the noise schedule, 1 the noisiest, at which a sketch has maps of its own: what is sure of a latent cell is
-worth listening to down to less noise than what is guessed."""
-
 _LATER = {"came later": True}
 """Marks a field that came later: weights of before lack it, and work as with None, which is not written."""
 
@@ -213,6 +209,34 @@ class ConditionEncoderConfig(_JsonConfig):
 
 
 @dataclass(frozen=True)
+class DraftConfig(_JsonConfig):
+    """What a VCM makes of its conditions alone, before any noise is seen: a draft of the clean latent; see `vcm.draft`.
+
+    - `intensities`: what labels look like in a T1-weighted image in [0, 1], by label modality. What is known of an
+      image is painted into the mean brain, and the draft is made of how the backbone's frozen encoder sees that.
+    - `channels`, `num_res_blocks`: of its network, which runs once per run, so that its size costs a step nothing.
+    - `temperature`: what its variance is multiplied by in a sample. Cell by cell it says nothing of what goes with
+      what: drawn as wide as it is, noise would come of it that no brain has.
+    """
+
+    intensities: dict[str, tuple[float, ...]]
+    channels: int
+    num_res_blocks: int
+    norm_num_groups: int = 8
+    temperature: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.temperature <= 1.0:
+            raise ConfigError("The temperature of a draft must be above 0 and at most 1.")
+        if self.channels < 1 or self.num_res_blocks < 0 or self.norm_num_groups < 1:
+            raise ConfigError("A draft needs a positive number of channels and no negative number of blocks.")
+        if self.channels % self.norm_num_groups:
+            raise ConfigError("A draft's channels must be a multiple of norm_num_groups.")
+        if not all(0.0 <= each <= 1.0 for values in self.intensities.values() for each in values):
+            raise ConfigError("The intensities of a draft must be in [0, 1].")
+
+
+@dataclass(frozen=True)
 class AdapterConfig(_JsonConfig):
     """The VCM: condition encoders, the U-Net at latent resolution, and the two heads.
 
@@ -233,9 +257,9 @@ class AdapterConfig(_JsonConfig):
     - `static_maps`: the features also become maps of scale, gain and shift themselves, faded by a learned function of
       the noise level and added to the heads'. They are made once per run, so their width costs a step nothing, and what
       a condition looks like is learned in hundreds of steps. Only with a `velocity_schedule`.
-    - `sketch`: what labels look like, intensities in [0, 1] by label modality. What is known of an image is painted
-      into the mean brain, and how the backbone's frozen encoder sees it becomes maps as well; see `vcm.sketch`. None
-      for a VCM that has to learn from the conditions alone what they look like. Only with a `velocity_schedule`.
+    - `draft`: of the clean latent, made of the conditions once per run, to which the noise estimate is drawn as far as
+      it is trusted. None for a VCM that has to find in every step anew what its conditions look like. Only with a
+      `velocity_schedule`.
     - `aggregation`: "concat" joins the modalities' features and presence flags with one 1x1x1 projection, "mean"
       averages the features of those present (an ablation).
     """
@@ -250,7 +274,7 @@ class AdapterConfig(_JsonConfig):
     feature_channels: int | None = None
     static_maps: bool = False
     aggregation: Literal["concat", "mean"] = "concat"
-    sketch: dict[str, tuple[float, ...]] | None = field(default=None, metadata=_LATER)
+    draft: DraftConfig | None = field(default=None, metadata=_LATER)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "unet", _plain(self.unet))
@@ -261,13 +285,12 @@ class AdapterConfig(_JsonConfig):
             raise ConfigError("A VCM's fusion_blocks must not be negative, and its feature_channels positive.")
         if self.static_maps and self.velocity_schedule is None:
             raise ConfigError("A VCM's static_maps need a velocity_schedule.")
-        if self.sketch is not None and self.velocity_schedule is None:
-            raise ConfigError("A VCM's sketch needs a velocity_schedule.")
-        for name, intensities in (self.sketch or {}).items():
-            if len(intensities) != self.condition_channels.get(name, len(intensities)):
-                raise ConfigError(f"A VCM's sketch needs an intensity for each label of {name}.")
-            if not all(0.0 <= intensity <= 1.0 for intensity in intensities):
-                raise ConfigError("The intensities of a VCM's sketch must be in [0, 1].")
+        if self.draft is not None:
+            if self.velocity_schedule is None:
+                raise ConfigError("A VCM's draft needs a velocity_schedule.")
+            for name, intensities in self.draft.intensities.items():
+                if len(intensities) != self.condition_channels.get(name, len(intensities)):
+                    raise ConfigError(f"A VCM's draft needs an intensity for each label of {name}.")
         latent_channels, rest = divmod(self.unet["in_channels"] - self.read_channels, 2)
         if latent_channels < 1 or rest:
             raise ConfigError("A VCM's U-Net must take the latent, the epsilon and the features as its channels.")
@@ -287,10 +310,13 @@ class AdapterConfig(_JsonConfig):
 
     @property
     def feature_split(self) -> list[int]:
-        """Channels of the features of a run: those that the U-Net reads, the static maps, and those of sketches."""
+        """Channels of the features of a run: those that the U-Net reads, the static maps, and the draft."""
         channels = self.latent_channels
-        sketch = len(SKETCH_KNOTS) * channels * (self.sketch is not None)
-        return [self.read_channels, 3 * channels * self.static_maps, sketch]
+        return [
+            self.read_channels,
+            3 * channels * self.static_maps,
+            3 * channels * (self.draft is not None),
+        ]
 
     @property
     def encoded_channels(self) -> int:

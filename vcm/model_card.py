@@ -288,7 +288,6 @@ def _tell_data(training: Training) -> str:
         "autoencoder": ("autoencoder", 0, "with and without tumors", "compresses images"),
         "diffusion": ("diffusion network", diffusion.FIRST_SEED, "tumor-free only", "is frozen afterwards"),
         "vcm": ("VCM", 0, "with and without tumors", "brings the tumor"),
-        "sketch": ("VCM's sketch maps", 0, "with and without tumors", "know what a condition looks like"),
         "segmenter": ("segmenter", segmenter.FIRST_SEED, "with and without tumors", "only ever measures"),
     }
     rows = [
@@ -318,8 +317,8 @@ def _seeds(first: int, count: int) -> str:
 
 def _tell_training(training: Training) -> str:
     commands = "\n".join(
-        f"vcm train {stage} --samples {run['subjects']}{' --steps ' + str(run['steps']) if 'steps' in run else ''}"
-        f"{' --from-weights' if run['from_weights'] and 'steps' in run else ''}"
+        f"vcm train {stage} --samples {run['subjects']} --steps {run['steps']}"
+        f"{' --from-weights' if run['from_weights'] else ''}"
         f"{' --decoder-only' if run.get('decoder_only') else ''} --out model"
         f"{'  # but: ' + run['note'] if 'note' in run else ''}"
         for stage, runs in training.items()
@@ -334,12 +333,7 @@ is the record:
 ```bash
 {commands}
 ```
-{_tell_strength(_find_last(training)) if "vcm" in training else ""}"""
-
-
-def _find_last(training: Training) -> dict[str, Any]:
-    """Return the run that the VCM's strength was settled after."""
-    return training.get("sketch", training["vcm"])[-1]
+{_tell_strength(training["vcm"][-1]) if "vcm" in training else ""}"""
 
 
 def _tell_strength(run: dict[str, Any]) -> str:
@@ -350,7 +344,8 @@ def _tell_strength(run: dict[str, Any]) -> str:
     return f"""
 Each step of a training is judged by itself; in a sample the prior, which has never seen a tumor, takes a part of it
 away again at every step. So half of the pairs show the VCM tumors that the prior has taken a part of, and the last act
-of `vcm train vcm` is to multiply scale and shift by what gives tumors their contrast: here by {run["strength"]:g}.
+of `vcm train vcm` is to multiply what it changes (scale and shift, or the trust in a draft) by what gives tumors their
+contrast: here by {run["strength"]:g}.
 That is chosen by intensities alone, on subjects that were not learned from:
 generated tumors had this share of the contrast of the subjects' own, by factor: {shares}.
 """

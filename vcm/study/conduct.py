@@ -90,8 +90,8 @@ def _alone_in(out: Path) -> FileLock:
 
 
 def _hash_config(config: ModelConfig) -> str:
-    """Return the hash of a model's configuration file, as far as a study has to do with it: no method has a sketch."""
-    plain = replace(config, adapter=replace(config.adapter, sketch=None))
+    """Return the hash of a model's configuration file, as far as a study has to do with it: no method makes a draft."""
+    plain = replace(config, adapter=replace(config.adapter, draft=None))
     return hashlib.sha256(plain.to_json().encode()).hexdigest()
 
 

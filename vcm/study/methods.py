@@ -246,7 +246,7 @@ def lightened(config: AdapterConfig, conditions: Sequence[str], encoder_channels
         unet={**config.unet, "in_channels": 2 * config.latent_channels + read},
         feature_channels=read,
         fusion_blocks=1,
-        sketch=None,
+        draft=None,
     )
 
 

@@ -1,1 +1,1 @@
-"""The trainings of a model: autoencoder, diffusion, vcm, sketch, segmenter; each resumes after being killed."""
+"""The trainings of a model: autoencoder, diffusion, vcm, segmenter; each resumes after being killed."""

@@ -22,7 +22,7 @@ from vcm.image_conditions import CONTRASTS
 from vcm.precision import autocast
 from vcm.train.foreign import Placement
 from vcm.train.loop import LoopConfig, run_loop
-from vcm.train.objective import add_noise, let_drift, measure_error, measure_size
+from vcm.train.objective import add_noise, let_drift, measure_draft, measure_error, measure_size
 from vcm.train.own_data import OwnCohort
 from vcm.train.pairs import Pairs
 from vcm.train.pictures import render_validation, save_picture
@@ -55,6 +55,7 @@ class AdapterRecipe:
     - `drop_probability`: of each modality in each other sample (modality latent drop); one always stays.
     - `tumor_weight`: of latent cells inside the tumor, beside 1 elsewhere; lesions fill few cells.
     - `regularization`: lambda of the paper, on the mean magnitude of scale and shift.
+    - `draft_weight`: of the draft's own objective, where the VCM makes one.
     """
 
     subjects: int = 600
@@ -64,6 +65,7 @@ class AdapterRecipe:
     drop_probability: float = 0.5
     tumor_weight: float = 25.0
     regularization: float = 1e-3
+    draft_weight: float = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,6 +205,10 @@ def _loss(
     eps_scale, eps_shift = adapter(noised.latent, epsilon, features, noised.timesteps)
     error, figures = measure_error(modulate(epsilon, eps_scale, eps_shift), noised, recipe.tumor_weight)
     loss = error + recipe.regularization * measure_size(eps_scale, eps_shift, noised)
+    draft = adapter.read_draft(features)
+    if draft is not None:
+        error, of_draft = measure_draft(draft, noised, recipe.tumor_weight)
+        loss, figures = loss + recipe.draft_weight * error, {**figures, **of_draft}
     _, prior = measure_error(epsilon, noised, recipe.tumor_weight)
     return loss, {**figures, "inside_prior": prior["inside"], "outside_prior": prior["outside"]}
 

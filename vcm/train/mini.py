@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from vcm import simulate
@@ -13,6 +12,7 @@ from vcm.config import (
     BackboneConfig,
     ConditionEncoderConfig,
     CovariateConfig,
+    DraftConfig,
     Grid,
     ModelConfig,
     ScheduleConfig,
@@ -79,15 +79,10 @@ CONDITION_ENCODER = ConditionEncoderConfig(
 SCHEDULE = ScheduleConfig(prediction_type="v_prediction")
 
 
-SKETCH = {"tumor": (0.34, 0.62, 0.83), "anatomy": (0.24, 0.48, 0.71, 0.26)}
-"""Mean intensities of the labels in T1-weighted images of the cohort."""
-
-
-def give_sketch(config: AdapterConfig) -> AdapterConfig:
-    """Return the same VCM with a sketch, where it has none, of the labels that it takes."""
-    if config.sketch is not None:
-        return config
-    return replace(config, sketch={name: SKETCH[name] for name in SKETCH if name in config.condition_channels})
+DRAFT = DraftConfig(
+    intensities={"tumor": (0.34, 0.62, 0.83), "anatomy": (0.24, 0.48, 0.71, 0.26)}, channels=64, num_res_blocks=4
+)
+"""The intensities are the means of the labels in T1-weighted images of the cohort."""
 
 
 def build_mini_config() -> ModelConfig:
@@ -107,7 +102,7 @@ def build_mini_config() -> ModelConfig:
             fusion_blocks=2,
             feature_channels=FEATURE_CHANNELS,
             static_maps=True,
-            sketch=SKETCH,
+            draft=DRAFT,
         ),
         covariates=CovariateConfig(
             age_years=simulate.AGE_RANGE_YEARS,

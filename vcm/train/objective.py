@@ -9,11 +9,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from vcm.backbone import Backbone
+from vcm.draft import DraftMaps
 from vcm.train.diffusion import stratified_timesteps
 from vcm.train.pairs import Pairs
 
 _USUAL_CELLS = 30.0
 _FEWEST_CELLS = 2.0
+
+_TRUST_WEIGHT = 0.02
+"""Of the mean trust in a draft: where the prior guesses as well, a sample is to be left to it."""
 
 _LATEST_BELIEF = 0.7
 """Of the schedule. Later the clean latent that a noise estimate stands for is mostly that estimate's error."""
@@ -114,6 +118,23 @@ def weigh_error(missed: Tensor, tumor_share: Tensor, tumor_weight: float) -> tup
         inside = tumor_share.expand_as(error)
         figures = {"inside": _mean(error, inside), "outside": _mean(error, 1 - inside)}
     return loss, figures
+
+
+def measure_draft(draft: DraftMaps, noised: Noised, tumor_weight: float) -> tuple[Tensor, dict[str, float]]:
+    """Return the objective of a draft, and the squared error of its mean and its trust inside and outside tumors.
+
+    The mean is the best for squared errors whatever the variance says, which likelihood alone would slow down where it
+    is large; the variance is the likeliest for the mean's errors, which it has no say in.
+    """
+    missed = noised.clean - draft.mean
+    error, figures = weigh_error(missed, noised.tumor_share, tumor_weight)
+    surprise = missed.detach() ** 2 * (-draft.log_variance).exp() + draft.log_variance
+    weight = weigh_cells(noised.tumor_share, tumor_weight)
+    likelihood = 0.5 * (weight * surprise).sum() / (weight.sum() * surprise.shape[1])
+    trust = {"trust_inside": _mean(draft.trust.detach(), noised.tumor_share.expand_as(missed))}
+    trust["trust_outside"] = _mean(draft.trust.detach(), (1 - noised.tumor_share).expand_as(missed))
+    loss = error + likelihood + _TRUST_WEIGHT * draft.trust.abs().mean()
+    return loss, {**{f"draft_{name}": value for name, value in figures.items()}, **trust}
 
 
 def weigh_cells(tumor_share: Tensor, tumor_weight: float) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -41,12 +41,11 @@ from vcm.train.autoencoder import AutoencoderRecipe, train_autoencoder
 from vcm.train.diffusion import DiffusionRecipe, find_brain_region, train_diffusion
 from vcm.train.foreign import Placement, choose_adapter
 from vcm.train.loop import STATE_FILE, count_steps
-from vcm.train.mini import build_mini_config, give_sketch
+from vcm.train.mini import build_mini_config
 from vcm.train.more_conditions import carry_over
 from vcm.train.own_data import OwnCohort, load_own_cohort
 from vcm.train.record import begin_run, record_run
 from vcm.train.segmenter import SegmenterRecipe, train_segmenter
-from vcm.train.sketch_maps import BEFORE_FILE, SketchRecipe, train_sketch_maps
 from vcm.train.strength import STRENGTH_FILE
 from vcm.train.team import Team, find_team
 from vcm.volume import Volume
@@ -58,10 +57,8 @@ _WEIGHTS = {
     "autoencoder": AUTOENCODER_FILE,
     "diffusion": DIFFUSION_FILE,
     "vcm": VCM_FILE,
-    "sketch": VCM_FILE,
     "segmenter": SEGMENTER_FILE,
 }
-_OF_A_VCM = ("vcm", "sketch")
 Recipe = TypeVar("Recipe", AutoencoderRecipe, DiffusionRecipe, AdapterRecipe, SegmenterRecipe)
 
 
@@ -82,14 +79,13 @@ def train(
     """Train one stage and export it into the model folder `out`, which is returned.
 
     The stages, in order: "autoencoder" and "segmenter" need nothing; "diffusion" needs the autoencoder in `out`;
-    "vcm" needs a whole backbone, in `out` or else that of `model`, which is copied beside the new VCM; "sketch" goes on
-    with a VCM, in `out` or else that of `model`, and fits its sketch maps alone. A stage keeps
+    "vcm" needs a whole backbone, in `out` or else that of `model`, which is copied beside the new VCM. A stage keeps
     its state and its log in `out/runs/<stage>`, and the simulated cohorts in `out/runs/cohort`. What each part
     learned from, and for how long, is written to `out/training.json`, run by run.
 
     Args:
         samples: how many simulated subjects to learn from, if not as many as the shipped recipe.
-        steps: how many optimizer steps, if not as many as the shipped recipe; sketch maps need none.
+        steps: how many optimizer steps, if not as many as the shipped recipe.
         resume: go on where an earlier run of the stage stopped.
         from_weights: begin a new run from the stage's weights in `out`, instead of random ones; with `resume`, only
             where there is no run to go on with. A VCM may begin from one that follows other conditions, and, where
@@ -109,7 +105,6 @@ def train(
         "autoencoder": partial(_autoencoder, decoder_only),
         "diffusion": _diffusion,
         "vcm": _adapter,
-        "sketch": _sketch,
         "segmenter": _segmenter,
     }
     if stage not in stages:
@@ -125,8 +120,6 @@ def train(
         raise ValueError("Only a VCM is trained on data of your own; the other parts learn from simulated subjects.")
     if data is not None and samples is not None:
         raise ValueError("samples counts simulated subjects; of your own data all are taken.")
-    if steps is not None and stage == "sketch":
-        raise ValueError("Sketch maps are fitted at once: steps says nothing of them.")
     keep_freed_memory()
     folder = Path(out)
     runs = folder / "runs"
@@ -136,9 +129,6 @@ def train(
     runs.mkdir(parents=True, exist_ok=True)
     if stage == "vcm":
         stages[stage] = partial(_adapter, conditions if own is None else own.conditions, own)
-    if stage == "sketch":
-        from_weights = True
-    if stage in _OF_A_VCM:
         needs_copy = from_weights and not (folder / CONFIG_FILE).is_file()
         team.wait()  # here and below: all have read what a folder holds before the first changes it
         if needs_copy and team.is_first:
@@ -162,13 +152,10 @@ def train(
     if team.count > 1:
         only["processes"] = team.count
     if team.is_first:
-        if stage in _OF_A_VCM:
+        if stage == "vcm":
             only |= read_json(runs / stage / STRENGTH_FILE)
-        if stage == "sketch":
-            only["views"] = recipe.views
-        else:
-            only["steps"] = count_steps(runs / stage, recipe.loop)
-        record_run(folder, stage, runs / stage, subjects=recipe.subjects, **only)
+        steps_made = count_steps(runs / stage, recipe.loop)
+        record_run(folder, stage, runs / stage, steps=steps_made, subjects=recipe.subjects, **only)
         write_sums(folder)
     team.wait()
     return folder
@@ -245,30 +232,6 @@ def _adapter(
     return recipe
 
 
-def _sketch(
-    folder: Path,
-    model: str | Path,
-    samples: int | None,
-    steps: None,
-    initial: Mapping[str, Tensor] | None,
-    resume: bool,
-    **run: Any,
-) -> SketchRecipe:
-    """The folder holds a whole model by now: its VCM gets a sketch, where it has none."""
-    recipe = SketchRecipe() if samples is None else replace(SketchRecipe(), subjects=samples)
-    config, backbone, _ = load_backbone(folder)
-    adapter = give_sketch(config.adapter)
-    if initial is not None and adapter != config.adapter:
-        initial = carry_over(initial, config.adapter, adapter).state_dict()
-    trained = train_sketch_maps(
-        backbone=backbone, config=adapter, recipe=recipe, initial=initial, placement=_find_placement(config), **run
-    )
-    if find_team(run["device"]).is_first:
-        write_bytes(folder / CONFIG_FILE, replace(config, adapter=adapter).to_json().encode())
-        save_weights(folder / VCM_FILE, trained.state_dict())
-    return recipe
-
-
 def _find_placement(config: ModelConfig) -> Placement | None:
     """Return how simulated subjects are brought to a model's grid; None where it is theirs."""
     cohort = build_mini_config()
@@ -288,7 +251,7 @@ def _segmenter(folder: Path, model: str | Path, samples: int | None, steps: int 
 def _begin(folder: Path, stage: str, resume: bool, from_weights: bool, team: Team) -> dict[str, Tensor] | None:
     """Return the weights that this run starts from; None where it goes on with an earlier run, or starts afresh."""
     run_folder = folder / "runs" / stage
-    state = run_folder / (BEFORE_FILE if stage == "sketch" else STATE_FILE)
+    state = run_folder / STATE_FILE
     has_state = state.is_file()
     team.wait()
     if has_state and (resume or not from_weights):

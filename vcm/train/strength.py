@@ -4,11 +4,12 @@ Each step of a training is judged by itself, from a true noisy latent. In a samp
 never seen a tumor, takes a part of it away again at every step, and what comes out is too faint. Training shows such
 tumors (`vcm.train.objective.let_drift`); what is left is settled here. Guidance would make up for it, but what 1 means
 is better settled once, on subjects that were not learned from: by intensities alone, so that the segmenter stays a
-judge that has had no part in it.
+judge that has had no part in it. A VCM that makes a draft trusts it by so much more.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from vcm.sampler import initial_noise, sample
 from vcm.train.pairs import Pairs
 
 STRENGTHS = (1.0, 1.25, 1.5, 1.75, 2.0)
-"""Factors of scale and shift that are tried, rising."""
+"""Factors that are tried, rising; see `VCM.strengthen`."""
 
 STRENGTH_FILE = "strength.json"
 """What was chosen, and the contrasts that it was chosen by."""
@@ -71,13 +72,15 @@ def measure_contrasts(backbone: Backbone, adapter: VCM, pairs: Pairs, batch_size
     if not found or _CONDITION not in adapter.modalities:
         return {}
     batches = [
-        _Batch.of(found[start : start + batch_size], backbone, adapter, pairs)
-        for start in range(0, len(found), batch_size)
+        _Batch.of(found[start : start + batch_size], backbone, pairs) for start in range(0, len(found), batch_size)
     ]
     whole = sum(truth @ truth for batch in batches for truth in batch.truth)
     shares: dict[float, float] = {}
     for strength in STRENGTHS:
-        made = sum(batch.compare(backbone, adapter, strength) for batch in batches)
+        stronger = copy.deepcopy(adapter)
+        if strength != 1.0:
+            stronger.strengthen(strength)
+        made = sum(batch.compare(backbone, stronger) for batch in batches)
         shares[strength] = float(made / whole)
         if shares[strength] >= 1.0:
             break
@@ -108,28 +111,28 @@ class _Batch:
     tumors: list[NDArray[np.uint8]]
     noise: Tensor
     context: Tensor
-    features: Tensor
+    conditions: dict[str, Tensor]
     without: list[NDArray[np.float32]]
     truth: list[NDArray[np.float64]]
 
     @classmethod
-    def of(cls, chosen: list[int], backbone: Backbone, adapter: VCM, pairs: Pairs) -> _Batch:
+    def of(cls, chosen: list[int], backbone: Backbone, pairs: Pairs) -> _Batch:
         latents, context, _ = pairs.targets(chosen)
         noise = initial_noise(chosen, latents.shape[1:])
         everything = {_CONDITION: torch.ones(len(chosen), dtype=torch.bool)}
         conditions = pairs.conditions(chosen, everything, torch.Generator())
         with autocast(context.device):
-            features = adapter.encode_condition(conditions)
             without = backbone.decode_volumes(sample(backbone, None, noise, context, None))
             whole = backbone.decode_volumes(latents)
         tumors = [np.asarray(pairs.cohort.tumor[index]) for index in chosen]
         truth = [_contrast(*each) for each in zip(whole, without, tumors, strict=True)]
-        return cls(tumors, noise, context, features, without, truth)
+        return cls(tumors, noise, context, conditions, without, truth)
 
-    def compare(self, backbone: Backbone, adapter: VCM, strength: float) -> float:
-        """Return the sum of products of the contrasts that a strength makes and the true ones."""
+    def compare(self, backbone: Backbone, adapter: VCM) -> float:
+        """Return the sum of products of the contrasts that a VCM makes and the true ones."""
         with autocast(self.context.device):
-            latents = sample(backbone, adapter, self.noise, self.context, self.features, guidance_scale=strength)
+            features = adapter.encode_condition(self.conditions)
+            latents = sample(backbone, adapter, self.noise, self.context, features)
             made = backbone.decode_volumes(latents)
         found = [_contrast(*each) for each in zip(made, self.without, self.tumors, strict=True)]
         return float(sum(truth @ contrast for truth, contrast in zip(self.truth, found, strict=True)))

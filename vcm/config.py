@@ -223,7 +223,7 @@ class DraftConfig(_JsonConfig):
     channels: int
     num_res_blocks: int
     norm_num_groups: int = 8
-    temperature: float = 0.3
+    temperature: float = 0.1
 
     def __post_init__(self) -> None:
         if not 0.0 < self.temperature <= 1.0:

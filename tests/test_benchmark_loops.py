@@ -1,13 +1,15 @@
 """The loops of the benchmark: the published one as it was, and parts, previews and scaling that are told apart."""
 
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
-from tiny import ALL_CHANNELS, build_tiny_model
+from tiny import ALL_CHANNELS, build_tiny_model, drafting, randomize
 
 import vcm.benchmark_loops as loops
+from vcm.adapter import VCM
 from vcm.benchmark_clock import Seconds
 from vcm.benchmark_loops import (
     EncodeEveryStep,
@@ -23,21 +25,30 @@ from vcm.request import Preview
 from vcm.sampler import initial_noise, trajectory
 
 
-@pytest.fixture(scope="module")
-def pipeline() -> Pipeline:
-    return Pipeline(build_tiny_model())
+@pytest.fixture(scope="module", params=["without a draft", "with a draft"])
+def pipeline(request) -> Pipeline:
+    model = build_tiny_model()
+    if request.param == "without a draft":
+        return Pipeline(model)
+    config = drafting(model.config.adapter)
+    adapter = VCM(config)
+    randomize(adapter, 2)
+    adapter.look_through(model.backbone)
+    return Pipeline(replace(model, config=replace(model.config, adapter=config), adapter=adapter.eval()))
 
 
 def test_the_published_loop_encodes_at_every_step_and_gives_the_same_latents(pipeline):
     conditions = solid_conditions(pipeline)
     every_step = EncodeEveryStep(pipeline.adapter, conditions)
     features = pipeline.adapter.encode_condition(conditions)
+    only_draft = features.clone()
+    only_draft[:, : pipeline.adapter.gather_features(pipeline.adapter.read_conditions(conditions)).shape[1]] = 0
     encoded = []
     every_step.condition_encoders["tumor"].register_forward_hook(lambda *_: encoded.append(1))
     arguments = (initial_noise(0, pipeline.config.latent_shape), torch.full((1, 1, 4), 0.5))
     options = {"num_inference_steps": 8, "sampler": "ddim"}
     once = trajectory(pipeline.backbone, pipeline.adapter, *arguments, features, **options)
-    always = trajectory(pipeline.backbone, every_step, *arguments, torch.zeros_like(features), **options)
+    always = trajectory(pipeline.backbone, every_step, *arguments, only_draft, **options)
     for ours, published in islice(zip(once, always, strict=True), 3):
         torch.testing.assert_close(ours.latent, published.latent)
         assert ours.eps_shift is not None
@@ -68,8 +79,8 @@ def test_a_smaller_share_is_another_and_smaller_drawing(pipeline):
 @pytest.mark.parametrize(
     ("options", "calls"),
     [
-        # 4 of 8 steps of both chains really run; the encoder runs at each of the controlled chain's.
-        ({"encodes_every_step": True}, {"prior": 8, "adapter": 4, "encode": 4, "decode": 2}),
+        # 4 of 8 steps of both chains really run; the encoder does at each of the controlled chain's, and once untimed.
+        ({"encodes_every_step": True}, {"prior": 8, "adapter": 4, "encode": 5, "decode": 2}),
         ({}, {"prior": 8, "adapter": 4, "encode": 1, "decode": 2}),
         ({"compare": False}, {"prior": 4, "adapter": 4, "encode": 1, "decode": 1}),
     ],
@@ -84,7 +95,7 @@ def test_a_timed_loop_makes_the_calls_that_are_counted(pipeline, monkeypatch, op
 
         return counted
 
-    monkeypatch.setattr(loops.VCM, "encode_condition", count("encode", loops.VCM.encode_condition))
+    monkeypatch.setattr(loops.VCM, "gather_features", count("encode", loops.VCM.gather_features))
     monkeypatch.setattr(loops.VCM, "forward", count("adapter", loops.VCM.forward))
     monkeypatch.setattr(pipeline.backbone, "predict_epsilon", count("prior", pipeline.backbone.predict_epsilon))
     monkeypatch.setattr(pipeline.backbone, "decode", count("decode", pipeline.backbone.decode))

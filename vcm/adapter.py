@@ -131,11 +131,13 @@ class VCM(ConditionReader):
         draft = self.read_draft(features)
         if draft is None or self.config.draft is None:
             return eps_scale, eps_shift
-        trust = draft.trust
         if self.training:
             noisy = timesteps >= TRUST_LEARNED_FROM * len(self.alphas_cumprod)
-            trust = torch.where(noisy.reshape(-1, 1, 1, 1, 1), trust, trust.detach())
-        temperature = 1.0 if self.training else self.config.draft.temperature
+            trust = torch.where(noisy.reshape(-1, 1, 1, 1, 1), draft.trust, draft.trust.detach())
+            temperature = 1.0
+        else:
+            trust = (draft.trust * self.config.draft.trust_factor).clamp(max=1.0)
+            temperature = self.config.draft.temperature
         drafted = draft.estimate_epsilon(latent, signal, noise_level, temperature)
         # (1 - trust) (epsilon (1 + gamma) + beta) + trust drafted, as gamma and beta.
         return (1.0 - trust) * (1.0 + eps_scale) - 1.0, (1.0 - trust) * eps_shift + trust * drafted

@@ -217,6 +217,8 @@ class DraftConfig(_JsonConfig):
     - `channels`, `num_res_blocks`: of its network, which runs once per run, so that its size costs a step nothing.
     - `temperature`: what its variance is multiplied by in a sample. Cell by cell it says nothing of what goes with
       what: drawn as wide as it is, noise would come of it that no brain has.
+    - `trust_factor`: what the trust in it is multiplied by in a sample, up to 1. A training judges each step by itself,
+      from a true noisy latent; in a sample the errors of all steps add up, and the draft makes its own but once.
     """
 
     intensities: dict[str, tuple[float, ...]]
@@ -224,10 +226,13 @@ class DraftConfig(_JsonConfig):
     num_res_blocks: int
     norm_num_groups: int = 8
     temperature: float = 0.1
+    trust_factor: float = 3.0
 
     def __post_init__(self) -> None:
         if not 0.0 < self.temperature <= 1.0:
             raise ConfigError("The temperature of a draft must be above 0 and at most 1.")
+        if not self.trust_factor >= 1.0:
+            raise ConfigError("The trust_factor of a draft must be at least 1.")
         if self.channels < 1 or self.num_res_blocks < 0 or self.norm_num_groups < 1:
             raise ConfigError("A draft needs a positive number of channels and no negative number of blocks.")
         if self.channels % self.norm_num_groups:

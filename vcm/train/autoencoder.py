@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -52,9 +52,12 @@ def train_autoencoder(
         out: folder for state, log and pictures.
         cache: folder for the simulated cohort, `out` by default.
         initial: weights to start from, instead of random ones.
-        decoder_only: leave the encoder as it is, so that latents, and all that learned from them, stay valid.
+        decoder_only: leave the encoder as it is, so that latents, and all that learned from them, stay valid. All steps
+            are then on whole volumes: what the encoder makes of a half is not what a decoder will be given.
     """
     recipe = recipe or AutoencoderRecipe()
+    if decoder_only:
+        recipe = replace(recipe, whole_share=1.0)
     cohort = simulated_cohort(cache or out, range(recipe.subjects))
     held_out = simulated_cohort(
         cache or out, range(simulate.VALIDATION_SEEDS.start, simulate.VALIDATION_SEEDS.start + 8)

@@ -34,7 +34,7 @@ LABEL_CHANNELS = {"tumor": 3, "anatomy": 4}
 INTENSITIES = {"tumor": (0.3, 0.6, 0.9), "anatomy": (0.1, 0.5, 0.8, 0.2)}
 """What the labels look like in a sketch."""
 
-DRAFT = DraftConfig(INTENSITIES, channels=8, num_res_blocks=1, norm_num_groups=4)
+DRAFT = DraftConfig(INTENSITIES, channels=8, num_res_blocks=1, norm_num_groups=4, trust_factor=2.0)
 
 ALL_CHANNELS = {**LABEL_CHANNELS, "partial": 2, "lowres": 1, "t2": 1, "flair": 1}
 

@@ -15,6 +15,8 @@ from vcm.condition_encoder import ConditionReader
 from vcm.config import AdapterConfig
 from vcm.convolution import conv3d
 from vcm.draft import TRUST_LEARNED_FROM, DraftMaps, DraftNetwork
+from vcm.image_conditions import CONTRASTS
+from vcm.painter import Painter
 from vcm.sketch import VIEWS, Sketcher
 from vcm.static_maps import StaticMaps
 
@@ -47,6 +49,11 @@ class VCM(ConditionReader):
         if config.draft is not None:
             seen = len(VIEWS) * config.latent_channels
             self.draft = DraftNetwork(config.draft, width, seen, config.latent_channels)
+        self.painter: Painter | None = None
+        contrasts = [name for name in CONTRASTS if name in config.condition_channels]
+        if contrasts and config.draft is not None and config.draft.painter is not None:
+            # It learns by itself (`vcm.train.painter`), from images: it has no need of the frozen encoder's gradients.
+            self.painter = Painter(config.draft.painter, contrasts).requires_grad_(False)
         self.heads = Heads(
             config.unet["out_channels"],
             config.head_channels,
@@ -97,7 +104,7 @@ class VCM(ConditionReader):
         self.check_conditions(conditions)
         if self.sketcher is None:
             raise RuntimeError("This VCM sees through its backbone's encoder: call look_through(backbone) first.")
-        return self.sketcher.look(conditions, keep)
+        return self.sketcher.look(conditions, keep, self.painter)
 
     def read_draft(self, features: Tensor) -> DraftMaps | None:
         """Return the draft among what `encode_condition` returned; None where this VCM makes none."""
@@ -136,7 +143,7 @@ class VCM(ConditionReader):
             trust = torch.where(noisy.reshape(-1, 1, 1, 1, 1), draft.trust, draft.trust.detach())
             temperature = 1.0
         else:
-            trust = (draft.trust * self.config.draft.trust_factor).clamp(max=1.0)
+            trust = (draft.trust * (self.config.draft.trust_factor or 1.0)).clamp(max=1.0)
             temperature = self.config.draft.temperature
         drafted = draft.estimate_epsilon(latent, signal, noise_level, temperature)
         # (1 - trust) (epsilon (1 + gamma) + beta) + trust drafted, as gamma and beta.

@@ -209,6 +209,20 @@ class ConditionEncoderConfig(_JsonConfig):
 
 
 @dataclass(frozen=True)
+class PainterConfig(_JsonConfig):
+    """What makes a T1-weighted image of other contrasts, at full resolution; see `vcm.painter`.
+
+    - `channels`: of its levels, the first at half the resolution, each next at half of that before.
+    """
+
+    channels: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.channels) < 2 or min(self.channels) < 1:
+            raise ConfigError("A painter needs two levels or more, of a positive number of channels each.")
+
+
+@dataclass(frozen=True)
 class DraftConfig(_JsonConfig):
     """What a VCM makes of its conditions alone, before any noise is seen: a draft of the clean latent; see `vcm.draft`.
 
@@ -217,8 +231,10 @@ class DraftConfig(_JsonConfig):
     - `channels`, `num_res_blocks`: of its network, which runs once per run, so that its size costs a step nothing.
     - `temperature`: what its variance is multiplied by in a sample. Cell by cell it says nothing of what goes with
       what: drawn as wide as it is, noise would come of it that no brain has.
-    - `trust_factor`: what the trust in it is multiplied by in a sample, up to 1. A training judges each step by itself,
-      from a true noisy latent; in a sample the errors of all steps add up, and the draft makes its own but once.
+    - `trust_factor`: what the trust in it is multiplied by in a sample, up to 1; None leaves it as it is. A training
+      judges each step by itself, from a true noisy latent; in a sample the errors of all steps add up, and the draft
+      makes its own but once.
+    - `painter`: what paints other contrasts into the sketch; None leaves them out of it.
     """
 
     intensities: dict[str, tuple[float, ...]]
@@ -226,12 +242,13 @@ class DraftConfig(_JsonConfig):
     num_res_blocks: int
     norm_num_groups: int = 8
     temperature: float = 0.1
-    trust_factor: float = 3.0
+    trust_factor: float | None = field(default=None, metadata=_LATER)
+    painter: PainterConfig | None = field(default=None, metadata=_LATER)
 
     def __post_init__(self) -> None:
         if not 0.0 < self.temperature <= 1.0:
             raise ConfigError("The temperature of a draft must be above 0 and at most 1.")
-        if not self.trust_factor >= 1.0:
+        if self.trust_factor is not None and not self.trust_factor >= 1.0:
             raise ConfigError("The trust_factor of a draft must be at least 1.")
         if self.channels < 1 or self.num_res_blocks < 0 or self.norm_num_groups < 1:
             raise ConfigError("A draft needs a positive number of channels and no negative number of blocks.")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vcm.backbone import Backbone
+from vcm.painter import Painter
 
 VIEWS = ("t1", "t2", "flair")
 """A latent each: the sketch of a T1-weighted image, and the other contrasts as they are."""
@@ -38,31 +39,39 @@ class Sketcher:
         return self
 
     @torch.no_grad()
-    def look(self, conditions: Mapping[str, Tensor], keep: Mapping[str, Tensor] | None = None) -> Tensor:
+    def look(
+        self,
+        conditions: Mapping[str, Tensor],
+        keep: Mapping[str, Tensor] | None = None,
+        painter: Painter | None = None,
+    ) -> Tensor:
         """Return the latents of `VIEWS`, (B, 3 C, x, y, z); 0 for those of which a sample knows nothing.
 
         Args:
             conditions: as `VCM.encode_condition` takes them, (B, C, X, Y, Z) each.
             keep: (B,) booleans a modality; False leaves it out of that sample.
+            painter: says what other contrasts look like as T1-weighted; without it they are no part of the sketch.
         """
         some = next(iter(conditions.values()))
-        given = {
-            name: (tensor.float(), self._read_keep(name, keep, some.device, len(some)))
-            for name, tensor in conditions.items()
-        }
-        views = [self._see_t1(given), *(self._see(given[name]) if name in given else None for name in VIEWS[1:])]
+        given = read_given(conditions, keep)
+        views = [
+            self._see_t1(given, painter),
+            *(self._see(given[name]) if name in given else None for name in VIEWS[1:]),
+        ]
         channels, *cells = self._backbone.latent_shape
         empty = some.new_zeros(len(some), channels, *cells, dtype=torch.float32)
         return torch.cat([empty if view is None else view for view in views], dim=1)
 
-    def draw(self, conditions: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
+    def draw(self, conditions: Mapping[str, tuple[Tensor, Tensor]], painter: Painter | None = None) -> Tensor:
         """Return the T1-weighted sketches (B, 1, X, Y, Z) of conditions and of the samples that keep them, (B,) each.
 
         Where several say something, the voxels of a scan outside its hole come before a tumor, a tumor before thick
-        slices, and they before tissues.
+        slices, they before tissues, and those before what a painter makes of other contrasts.
         """
         tensor, _ = next(iter(conditions.values()))
-        sketch = self._mean(tensor.device).expand(len(tensor), -1, -1, -1, -1)
+        sketch = self.mean_brain(tensor.device).expand(len(tensor), -1, -1, -1, -1)
+        if painter is not None and not conditions.keys().isdisjoint(painter.contrasts):
+            sketch = painter(sketch, conditions)
         sketch = self._paint(sketch, conditions, _PAINTED_FIRST)
         if "lowres" in conditions:
             slices, keeps = conditions["lowres"]
@@ -74,14 +83,13 @@ class Sketcher:
             sketch = torch.where(_spread(keeps) & (hole == 0), image, sketch)
         return sketch
 
-    def _see_t1(self, given: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor | None:
-        known = {
-            name: each for name, each in given.items() if name in self._intensities or name in ("lowres", "partial")
-        }
+    def _see_t1(self, given: Mapping[str, tuple[Tensor, Tensor]], painter: Painter | None) -> Tensor | None:
+        telling = {*self._intensities, "lowres", "partial", *(() if painter is None else painter.contrasts)}
+        known = {name: each for name, each in given.items() if name in telling}
         if not known:
             return None
         keeps = torch.stack([each for _, each in known.values()]).any(dim=0)
-        return self._see((self.draw(known), keeps))
+        return self._see((self.draw(known, painter), keeps))
 
     def _see(self, given: tuple[Tensor, Tensor]) -> Tensor:
         """Return the latents (B, C, x, y, z) of images (B, 1, X, Y, Z), 0 for the samples that do not keep theirs."""
@@ -101,7 +109,7 @@ class Sketcher:
             _spread(keeps) & labels.any(dim=1, keepdim=True), (labels * intensities).sum(1, keepdim=True), sketch
         )
 
-    def _mean(self, device: torch.device) -> Tensor:
+    def mean_brain(self, device: torch.device) -> Tensor:
         """Return the mean brain (1, 1, X, Y, Z): what the mean latent decodes to."""
         if self._mean_brain is None or self._mean_brain.device != device:
             mean = torch.zeros(1, *self._backbone.latent_shape, device=device)
@@ -109,10 +117,17 @@ class Sketcher:
                 self._mean_brain = self._backbone.decode(mean).clamp(0.0, 1.0)
         return self._mean_brain
 
-    @staticmethod
-    def _read_keep(name: str, keep: Mapping[str, Tensor] | None, device: torch.device, count: int) -> Tensor:
+
+def read_given(
+    conditions: Mapping[str, Tensor], keep: Mapping[str, Tensor] | None = None
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return each condition as float32 (B, C, X, Y, Z), and which samples keep it, (B,) booleans: all by default."""
+    given = {}
+    for name, tensor in conditions.items():
         kept = None if keep is None else keep.get(name)
-        return torch.ones(count, dtype=torch.bool, device=device) if kept is None else kept.to(device)
+        everyone = torch.ones(len(tensor), dtype=torch.bool, device=tensor.device)
+        given[name] = (tensor.float(), everyone if kept is None else kept.to(tensor.device))
+    return given
 
 
 def _spread(keeps: Tensor) -> Tensor:

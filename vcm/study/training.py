@@ -27,6 +27,10 @@ EMA_DECAY = 0.99
 """Short trainings need a short memory."""
 
 
+ALONE = {"tumor": 0.32, "anatomy": 0.1, "t2": 0.04}
+"""How often a sample keeps only this condition."""
+
+
 @dataclass(frozen=True, eq=False)
 class Material:
     """What all trainings of a study share: the frozen backbone, a VCM's configuration, and subjects as pairs."""
@@ -85,8 +89,8 @@ def build_method(run: Run, config: AdapterConfig, backbone: Backbone, plan: Stud
 
 
 def adjust_recipe(variant: str | None) -> AdapterRecipe:
-    """Return the shipped VCM's recipe, with what an ablation changes in it."""
-    recipe = AdapterRecipe()
+    """Return how every method learns, with what an ablation changes in it."""
+    recipe = AdapterRecipe(alone=ALONE, drop_probability=0.5)
     if variant == "even":
         return replace(recipe, tumor_weight=1.0)
     if variant == "undropped":

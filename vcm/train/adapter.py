@@ -21,9 +21,10 @@ from vcm.dataset import Cohort, simulated_cohort
 from vcm.image_conditions import CONTRASTS
 from vcm.precision import autocast
 from vcm.train.foreign import Placement
-from vcm.train.loop import LoopConfig, run_loop
+from vcm.train.loop import STATE_FILE, LoopConfig, run_loop
 from vcm.train.objective import add_noise, let_drift, measure_draft, measure_error, measure_size
 from vcm.train.own_data import OwnCohort
+from vcm.train.painter import PAINTER_LOOP, train_painter
 from vcm.train.pairs import Pairs
 from vcm.train.pictures import render_validation, save_picture
 from vcm.train.strength import settle_strength
@@ -39,12 +40,16 @@ OWN_DATA_LOOP = LoopConfig(
 )
 """For a few subjects of one's own, usually from the weights of a VCM that knows the conditions already."""
 
-ALONE = {"tumor": 0.32, "anatomy": 0.1, "partial": 0.06, "lowres": 0.04, "t2": 0.04, "flair": 0.04}
+ALONE = {"tumor": 0.2, "anatomy": 0.08, "partial": 0.02, "lowres": 0.04, "t2": 0.03, "flair": 0.03}
 """How often a sample keeps only this condition. The tumor alone is what people give most, and hardest to learn."""
 
+DROP_PROBABILITY = 0.65
+"""Of six conditions most people give one or two, and with half of them dropped hardly a sample would keep so few."""
 
 HELD_OUT = 16
 """Simulated subjects that a VCM is validated on."""
+
+_PAINTER = "painter."
 
 
 @dataclass(frozen=True)
@@ -56,16 +61,18 @@ class AdapterRecipe:
     - `tumor_weight`: of latent cells inside the tumor, beside 1 elsewhere; lesions fill few cells.
     - `regularization`: lambda of the paper, on the mean magnitude of scale and shift.
     - `draft_weight`: of the draft's own objective, where the VCM makes one.
+    - `painter_loop`: how its painter learns before, where it has one that has not.
     """
 
     subjects: int = 600
     loop: LoopConfig = ADAPTER_LOOP
     batch_size: int = 4
     alone: Mapping[str, float] = field(default_factory=lambda: dict(ALONE))
-    drop_probability: float = 0.5
+    drop_probability: float = DROP_PROBABILITY
     tumor_weight: float = 25.0
     regularization: float = 1e-3
     draft_weight: float = 0.5
+    painter_loop: LoopConfig = PAINTER_LOOP
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +103,7 @@ def train_adapter(
         out: folder for state, log and latents.
         backbone: frozen; no gradient reaches it.
         cache: folder for the simulated cohort, `out` by default.
-        initial: weights of the VCM to start from, instead of random ones.
+        initial: weights of the VCM to start from, instead of random ones. A painter that is among them learns no more.
         placement: how the simulated cohort is brought to the backbone's grid, where that is another.
         own: subjects to learn from instead of simulated ones; each validation then leaves a picture in `out`.
     """
@@ -109,7 +116,14 @@ def train_adapter(
     adapter = VCM(config)
     adapter.look_through(backbone)
     if initial is not None:
-        adapter.load_state_dict(initial)
+        _begin_from(adapter, initial)
+    goes_on = resume and (folder / STATE_FILE).is_file()
+    knows_how_to_paint = goes_on or (initial is not None and any(name.startswith(_PAINTER) for name in initial))
+    if adapter.painter is not None and adapter.sketcher is not None and not knows_how_to_paint:
+        sketcher, painter_folder, loop = adapter.sketcher, folder / "painter", recipe.painter_loop
+        learning = adapter.painter.to(device).requires_grad_(True)
+        painter = train_painter(learning, sketcher, pairs, held_out, painter_folder, loop=loop, device=device)
+        adapter.painter = painter.requires_grad_(False)
 
     def loss_function(network: VCM, step: int, random: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         chosen = torch.multinomial(pairs.sampling_weights, batch_size, generator=random).tolist()
@@ -133,6 +147,12 @@ def train_adapter(
     if find_team(device).is_first:
         settle_strength(trained, backbone, held_out, batch_size, folder)
     return trained
+
+
+def _begin_from(adapter: VCM, weights: Mapping[str, Tensor]) -> None:
+    """Fill a VCM with weights, which may be those of one without its painter."""
+    own = adapter.state_dict()
+    adapter.load_state_dict({name: own[name] for name in own if name.startswith(_PAINTER)} | dict(weights))
 
 
 def draw_conditions(

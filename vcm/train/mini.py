@@ -15,6 +15,7 @@ from vcm.config import (
     DraftConfig,
     Grid,
     ModelConfig,
+    PainterConfig,
     ScheduleConfig,
 )
 
@@ -80,7 +81,11 @@ SCHEDULE = ScheduleConfig(prediction_type="v_prediction")
 
 
 DRAFT = DraftConfig(
-    intensities={"tumor": (0.34, 0.62, 0.83), "anatomy": (0.24, 0.48, 0.71, 0.26)}, channels=64, num_res_blocks=4
+    intensities={"tumor": (0.34, 0.62, 0.83), "anatomy": (0.24, 0.48, 0.71, 0.26)},
+    channels=64,
+    num_res_blocks=4,
+    trust_factor=3.0,
+    painter=PainterConfig(channels=(16, 32, 64, 128)),
 )
 """The intensities are the means of the labels in T1-weighted images of the cohort."""
 

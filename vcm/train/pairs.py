@@ -55,6 +55,11 @@ class Pairs:
         context = self.contexts[[index % len(self.cohort) for index in chosen]]
         return latent, context, share.to(self.device)
 
+    def image(self, index: int) -> Tensor:
+        """Return a subject's T1-weighted image, float32 (1, 1, X, Y, Z) in [0, 1]."""
+        volume = self._oriented(self.cohort.images["t1"], index).astype(np.float32)
+        return torch.from_numpy(volume)[None, None].to(self.device)
+
     def conditions(self, chosen: list[int], keep: Mapping[str, Tensor], random: torch.Generator) -> dict[str, Tensor]:
         """Return the conditions, (B, C, X, Y, Z) each, of the samples that keep them; others' are zero."""
         stacked = {}

@@ -25,6 +25,7 @@ from vcm.sketch import Sketcher, read_given
 from vcm.train import adapter as adapter_training
 from vcm.train.adapter import AdapterRecipe, Material, train_adapter
 from vcm.train.loop import LoopConfig
+from vcm.train.more_conditions import carry_over
 from vcm.train.painter import train_painter
 from vcm.train.pairs import Pairs
 
@@ -183,6 +184,20 @@ def test_weights_of_another_vcm_are_still_refused(train, tmp_path):
     other = VCM(build_tiny_config(channels={"anatomy": 4}).adapter)
     with pytest.raises(RuntimeError, match="Missing key"):
         train(tmp_path, initial=other.state_dict())
+
+
+def test_a_vcm_for_other_contrasts_begins_without_the_painter_of_these(train, tmp_path):
+    before, after = (
+        painting(build_tiny_config(GRID, channels).adapter) for channels in (ALL_CHANNELS, {"tumor": 3, "t2": 1})
+    )
+    earlier = VCM(before)
+    randomize(earlier, 0)
+    same = carry_over(earlier.state_dict(), before, before)
+    assert torch.equal(same.painter.paint.weight, earlier.painter.paint.weight)
+    later = carry_over(earlier.state_dict(), before, after)
+    assert not later.painter.paint.weight.any()
+    train(tmp_path, initial=later.state_dict())
+    assert (tmp_path / "painter/state.pt").is_file()
 
 
 def test_its_configuration_travels_with_the_weights_and_is_left_out_where_there_is_none():

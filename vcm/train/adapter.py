@@ -118,8 +118,8 @@ def train_adapter(
     if initial is not None:
         _begin_from(adapter, initial)
     goes_on = resume and (folder / STATE_FILE).is_file()
-    knows_how_to_paint = goes_on or (initial is not None and any(name.startswith(_PAINTER) for name in initial))
-    if adapter.painter is not None and adapter.sketcher is not None and not knows_how_to_paint:
+    is_new = adapter.painter is not None and not bool(adapter.painter.paint.weight.any())
+    if adapter.painter is not None and adapter.sketcher is not None and is_new and not goes_on:
         sketcher, painter_folder, loop = adapter.sketcher, folder / "painter", recipe.painter_loop
         learning = adapter.painter.to(device).requires_grad_(True)
         painter = train_painter(learning, sketcher, pairs, held_out, painter_folder, loop=loop, device=device)

@@ -9,8 +9,11 @@ from torch import Tensor
 
 from vcm.adapter import VCM
 from vcm.config import AdapterConfig
+from vcm.image_conditions import CONTRASTS
 
 _PROJECTION = "projection"
+_PAINTER = "painter."
+"""Of other contrasts it is another one, and learns anew."""
 
 
 def carry_over(weights: Mapping[str, Tensor], before: AdapterConfig, after: AdapterConfig, seed: int = 0) -> VCM:
@@ -30,7 +33,8 @@ def carry_over(weights: Mapping[str, Tensor], before: AdapterConfig, after: Adap
     torch.manual_seed(seed)
     adapter = VCM(after)
     own = adapter.state_dict()
-    carried = {name: tensor for name, tensor in weights.items() if name in own and not name.startswith(_PROJECTION)}
+    left = (_PROJECTION,) if _list_contrasts(before) == _list_contrasts(after) else (_PROJECTION, _PAINTER)
+    carried = {name: tensor for name, tensor in weights.items() if name in own and not name.startswith(left)}
     if any(own[name].shape != tensor.shape for name, tensor in carried.items()):
         raise ValueError("A VCM begins only from weights of its own sizes.")
     own.update(carried)
@@ -40,6 +44,10 @@ def carry_over(weights: Mapping[str, Tensor], before: AdapterConfig, after: Adap
         own[f"{_PROJECTION}.bias"] = weights.get(f"{_PROJECTION}.bias", torch.zeros(width))
     adapter.load_state_dict(own)
     return adapter
+
+
+def _list_contrasts(config: AdapterConfig) -> list[str]:
+    return [name for name in CONTRASTS if name in config.condition_channels]
 
 
 def _project(

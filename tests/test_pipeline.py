@@ -453,6 +453,25 @@ def test_a_pickled_job_leaves_the_scans_at_home(images, scan, fill):
     np.testing.assert_array_equal(images.finish(job, outcome).controlled.affine, scan.affine)
 
 
+def test_thick_slices_have_a_say_before_the_volume_is_done_wherever_it_is_made(images):
+    job = images.plan(GenerationRequest({"lowres": thick()}, num_inference_steps=2, compare=False))
+    blind = replace(job, conditions={"lowres": replace(job.conditions["lowres"], scan=None)})
+    here, sent, unled = (
+        next(event for event in images.run(each) if isinstance(event, Outcome)).controlled.array
+        for each in (job, pickle.loads(pickle.dumps(job)), blind)
+    )
+    np.testing.assert_array_equal(here, sent)
+    assert not np.array_equal(here, unled)
+
+
+def test_thick_slices_leave_the_uncontrolled_volume_alone(images):
+    request = GenerationRequest({"lowres": thick()}, num_inference_steps=2)
+    job = images.plan(request)
+    outcome = next(event for event in images.run(job) if isinstance(event, Outcome))
+    free = images(GenerationRequest({}, num_inference_steps=2))
+    np.testing.assert_array_equal(outcome.uncontrolled.array, free.controlled.array)
+
+
 def test_every_pair_of_conditions_goes_together(images, scan, fill, tumor):
     given = {"tumor": tumor, "anatomy": tumor, "partial": scan, "lowres": thick(), "t2": scan, "flair": scan}
     for pair in itertools.combinations(given, 2):

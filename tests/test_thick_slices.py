@@ -6,7 +6,7 @@ from scipy import ndimage
 
 from vcm.image_conditions import measure_range
 from vcm.scans import Scan
-from vcm.thick_slices import agree_with_slices, restore_units
+from vcm.thick_slices import ROUND_TRIPS, agree_with_slices, follow_slices, restore_units
 from vcm.volume import Volume
 
 AFFINE = np.array([[2.0, 0, 0, -15], [0, 2, 0, -19], [0, 0, 2, -23], [0, 0, 0, 1]])
@@ -86,6 +86,33 @@ def test_slices_that_are_tilted_or_thin_change_nothing():
     assert agree_with_slices(Scan(Volume(scan.volume.array, tilted), scan.limits), guess) is guess
     thin = Scan(Volume(field(1), AFFINE), (0.0, 1.0))
     assert agree_with_slices(thin, guess) is guess
+
+
+def test_a_sample_that_follows_slices_is_nearer_to_them_and_still_what_the_model_can_make():
+    truth = field(1)
+    scan = thick(truth, 4)
+    made = []
+
+    def reconstruct(image):
+        made.append(ndimage.gaussian_filter(image, 1.0))
+        return made[-1]
+
+    sample = Volume(ndimage.gaussian_filter(field(2), 1.0) / 1000, AFFINE)
+    followed = follow_slices(scan, sample, reconstruct)
+    assert len(made) == ROUND_TRIPS
+    assert followed is made[-1]
+    errors = [
+        np.abs(agree_with_slices(scan, restore_units(scan, Volume(array, AFFINE))).array - truth).mean()
+        for array in (sample.array, *made)
+    ]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.95 * errors[0]
+
+
+def test_slices_that_cannot_be_placed_leave_a_sample_as_it_is():
+    sample = Volume(field(2) / 1000, AFFINE)
+    thin = Scan(Volume(field(1), AFFINE), (0.0, 1.0))
+    assert follow_slices(thin, sample, lambda image: pytest.fail("nothing to reconstruct")) is sample.array
 
 
 def test_units_come_back():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,14 +14,14 @@ from tqdm import tqdm
 from vcm import simulate
 from vcm.adherence import score_anatomy, score_tumor
 from vcm.image_conditions import CONTRASTS, HOLE_MARGIN_MM, grow, restore_intensities
-from vcm.job import Outcome
+from vcm.job import SLICES, Outcome
 from vcm.metrics import head_mask, psnr, ssim, summarize
 from vcm.train.degrade import SLICE_FACTORS
 from vcm.volume import Volume
 
 if TYPE_CHECKING:
     from vcm.pipeline import Pipeline
-    from vcm.request import GenerationRequest, GenerationResult
+    from vcm.request import GenerationRequest
     from vcm.simulate import Subject
 
 SECTION = "modalities"
@@ -132,7 +133,7 @@ def _make_rows(
             yield f"slices of {_thickness(factor)}, {name} interpolation", made
     for names, translate in regressors.items():
         yield f"{' + '.join(names)}, U-Net regressor", translate(subject.images)
-    yield "no condition (floor)", _run(pipeline, build(subject, {}, None))[0].controlled.array
+    yield "no condition (floor)", pipeline(build(subject, {}, None)).controlled.array
     given = {
         "tumor": Volume(subject.tumor, affine),
         "anatomy": Volume(subject.anatomy, affine),
@@ -144,29 +145,29 @@ def _make_rows(
     for names in combinations:
         if names == ("lowres",):
             for factor in SLICE_FACTORS:
-                result, raw = _run(pipeline, build(subject, {"lowres": slices[factor]}, None))
-                yield f"lowres, {_thickness(factor)}", result.controlled.array
-                low, high = result.recipe["conditions"]["lowres"]["intensities"]
+                request = build(subject, {"lowres": slices[factor]}, None)
+                yield f"lowres, {_thickness(factor)}", pipeline(request).controlled.array
                 row = f"lowres, {_thickness(factor)}, means of the slices not enforced"
-                yield row, restore_intensities(raw, (low, high))
+                yield row, _run_unenforced(pipeline, request)
             continue
         conditions = {name: given[name] for name in names}
-        result, _ = _run(pipeline, build(subject, conditions, fill if "partial" in names else None))
-        yield " + ".join(names), result.controlled.array
+        request = build(subject, conditions, fill if "partial" in names else None)
+        yield " + ".join(names), pipeline(request).controlled.array
 
 
 def _thickness(factor: int) -> str:
     return f"{factor * simulate.SPACING_MM:g} mm"
 
 
-def _run(pipeline: Pipeline, request: GenerationRequest) -> tuple[GenerationResult, NDArray[np.float32]]:
-    """Return a result, and the volume as the model made it, before it went back to any scan."""
+def _run_unenforced(pipeline: Pipeline, request: GenerationRequest) -> NDArray[np.float32]:
+    """Return a volume in the units of its thick slices that knows of them by the VCM alone."""
     job = pipeline.plan(request)
-    outcome = next(event for event in pipeline.run(job) if isinstance(event, Outcome))
-    result = pipeline.finish(job, outcome)
-    sample = outcome.controlled or outcome.uncontrolled or job.uncontrolled
-    assert sample is not None, "a run makes a volume"
-    return result, sample.array
+    slices = job.conditions[SLICES]
+    assert slices.scan is not None, "slices are a scan"
+    blind = replace(job, conditions={**job.conditions, SLICES: replace(slices, scan=None)})
+    outcome = next(event for event in pipeline.run(blind) if isinstance(event, Outcome))
+    assert outcome.controlled is not None, "guidance is not 0"
+    return restore_intensities(outcome.controlled.array, slices.scan.limits)
 
 
 def _measure(

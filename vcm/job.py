@@ -14,6 +14,10 @@ from vcm.adherence import Segmentation
 from vcm.conditions import PreparedCondition
 from vcm.memory import in_own_pages
 from vcm.request import GenerationRequest
+from vcm.scans import Scan
+
+SLICES = "lowres"
+"""The one condition whose scan has a say while a volume is made, not only in what becomes of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +85,17 @@ class Job:
     is_traced: bool = False
     is_measured: bool = True
 
+    @property
+    def slices(self) -> Scan | None:
+        """The scan of thick slices, in whose units and means the result is wanted; None where there is none."""
+        return self.conditions[SLICES].scan if SLICES in self.conditions else None
+
     def __getstate__(self) -> dict[str, Any]:
-        """Go into a pickle without the scans as they were given: large, and needed only where the job was planned."""
-        conditions = {name: replace(prepared, scan=None) for name, prepared in self.conditions.items()}
+        """Go into a pickle without scans that are needed only where the job was planned: they are large."""
+        conditions = {
+            name: prepared if name == SLICES else replace(prepared, scan=None)
+            for name, prepared in self.conditions.items()
+        }
         return self.__dict__ | {"conditions": conditions}
 
 

@@ -48,7 +48,7 @@ from vcm.request import GenerationRequest, GenerationResult, Preview
 from vcm.sampler import Step, initial_noise, trajectory
 from vcm.scans import Scan
 from vcm.share import attach_vcm
-from vcm.thick_slices import agree_with_slices, restore_units
+from vcm.thick_slices import agree_with_slices, follow_slices, restore_units
 from vcm.tuning import tune
 from vcm.volume import Volume
 
@@ -301,6 +301,9 @@ class Pipeline:
         for name, latent in latents.items():
             with self._computing(), clock.measure("decode"):
                 volume = self._decode(latent)
+            if name == "controlled" and job.slices is not None:
+                with clock.measure("decode"):
+                    volume = follow_slices(job.slices, Volume(volume, self.grid.affine), self.reconstruct)
             with self._lock, torch.no_grad(), clock.measure("segment"):
                 samples[name] = Sample(volume, self._segment(volume) if job.is_measured else None)
         yield Outcome(samples.get("controlled"), samples.get("uncontrolled"), features, clock.read())

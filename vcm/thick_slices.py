@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from vcm.errors import VolumeError
-from vcm.image_conditions import restore_intensities
+from vcm.image_conditions import restore_intensities, scale_intensities
 from vcm.inpaint import match_levels
 from vcm.resample import resample
 from vcm.scans import Scan, slice_axis
@@ -14,6 +16,10 @@ from vcm.volume import Volume
 
 ITERATIONS = 60
 """Each at least halves what is missing; those at the edge of the air, where nothing may become negative, less."""
+
+ROUND_TRIPS = 2
+"""What agrees with the slices need not be a brain, and what an autoencoder can make need not agree, so a volume is
+brought to the one and to the other in turns. The first turn gains most, and after the fourth, volumes become dull."""
 
 _MOST_TILT = np.cos(np.radians(1.0))  # 2 mm from one end of a head to the other
 _LEAST_THICKNESS = 1.25  # in voxels: thinner slices say nothing that a voxel could follow
@@ -23,6 +29,29 @@ _COVERED = 0.999
 def restore_units(scan: Scan, generated: Volume) -> Volume:
     """Return a volume in [0, 1] in the scan's own units, on the grid that it has."""
     return Volume(restore_intensities(generated.array, scan.limits), generated.affine)
+
+
+def follow_slices(
+    scan: Scan, sample: Volume, reconstruct: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Return a sample that is nearer to thick slices and still what the model can make (alternating projections).
+
+    A sampler knows the slices as the VCM has learned to read them; here their voxels have a say. The last projection
+    is the model's, so `agree_with_slices` has to follow in the scan's own units.
+
+    Args:
+        scan: of thick axial slices; where they are tilted against the model grid or not thick, the sample stays.
+        sample: (X, Y, Z) in [0, 1] on the model grid.
+        reconstruct: the autoencoder's round trip of an image (X, Y, Z) in [0, 1].
+    """
+    array = sample.array
+    for _ in range(ROUND_TRIPS):
+        volume = restore_units(scan, Volume(array, sample.affine))
+        agreed = agree_with_slices(scan, volume)
+        if agreed is volume:
+            break
+        array = reconstruct(scale_intensities(agreed.array, scan.limits))
+    return array
 
 
 def agree_with_slices(scan: Scan, volume: Volume) -> Volume:

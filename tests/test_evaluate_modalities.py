@@ -105,6 +105,11 @@ def test_every_row_is_measured_and_the_truth_is_the_best_of_them():
     assert figure("t2 + flair, U-Net regressor", "psnr_db") == pytest.approx(40, abs=0.5)
     linear, nearest = (figure(f"slices of 6 mm, {name} interpolation", "psnr_db") for name in ("linear", "nearest"))
     assert linear > nearest > 15
+    gain = section["gains"]["lowres, 8 mm"]
+    over_cubic = figure("lowres, 8 mm", "psnr_db") - figure("slices of 8 mm, cubic interpolation", "psnr_db")
+    assert gain["value"] == pytest.approx(over_cubic)
+    assert gain["count"] == 1
+    assert "t2 + flair" not in section["gains"], "its row was not asked for"
     table = list(tabulate(section))
     assert len(table) == 1 + len(rows)
     assert len({len(cells) for cells in table}) == 1

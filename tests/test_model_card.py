@@ -9,7 +9,15 @@ from judged import estimate, evaluation, folder
 from safetensors.torch import load_file
 
 from vcm.checkpoint import CheckpointError
-from vcm.model_card import CARD_FILE, TEMPLATE_NOTICE, Figure, Goal, count_parameters, write_model_card
+from vcm.model_card import (
+    CARD_FILE,
+    TEMPLATE_NOTICE,
+    Figure,
+    Goal,
+    count_parameters,
+    summarize_goals,
+    write_model_card,
+)
 
 __all__ = ["evaluation", "folder"]  # fixtures
 
@@ -54,6 +62,23 @@ def test_what_could_not_be_measured_is_not_reached(folder, evaluation):
     assert cells[1] == "could not be measured"
     assert cells[4] == "**not reached**"
     assert row(card, "36 mm and more") == ["36 mm and more", "could not be measured", "0"]
+
+
+def test_what_conditions_gain_over_their_yardsticks_is_among_the_figures(folder, evaluation):
+    evaluation["plan"]["modality_subjects"] = 32
+    evaluation["sections"]["modalities"] = {
+        "slice_mm": 6.0,
+        "rows": {},
+        "gains": {"lowres, 8 mm": estimate(2.104, [2.0, 2.2]), "t2 + flair": estimate(-2.01)},
+        "notes": ["One row was measured on a Sunday."],
+    }
+    card = write_model_card(folder, evaluation).read_text()
+    gain = row(card, "From slices of 8 mm: PSNR above cubic interpolation")
+    assert gain[1:] == ["2.10 dB [2.00, 2.20]", "32", "at least 2 dB", "reached"]
+    assert row(card, "From T2 and FLAIR: PSNR above a U-Net regressor's")[3:] == ["at least -2 dB", "**not reached**"]
+    assert "From slices of 6 mm" not in card
+    assert "\nOne row was measured on a Sunday.\n" in card
+    assert summarize_goals(evaluation).count("\n") == 2 + GOALS + 2
 
 
 @pytest.mark.parametrize(

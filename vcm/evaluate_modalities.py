@@ -29,6 +29,14 @@ SLICE_FACTOR = 3
 """Model voxels in a thick slice beside other conditions: 6 mm. Alone, it has each that a VCM learned from."""
 
 INTERPOLATIONS = {"nearest": 0, "linear": 1, "cubic": 3}
+YARDSTICKS = {
+    "lowres, 4 mm": "slices of 4 mm, cubic interpolation",
+    "lowres, 6 mm": "slices of 6 mm, cubic interpolation",
+    "lowres, 8 mm": "slices of 8 mm, cubic interpolation",
+    "t2 + flair": "t2 + flair, U-Net regressor",
+}
+"""What a row is worth is told beside what needs no model, or a model that can do this one thing."""
+
 _FIGURES = ("psnr_db", "ssim", "hole_psnr_db", "tumor_dice", "ventricle_dice")
 
 Translate = Callable[[Mapping[str, NDArray[np.float16]]], NDArray[np.float32]]
@@ -65,7 +73,8 @@ def measure_modalities(
         regressors: what translation is compared with, by the contrasts that it sees.
 
     Returns:
-        "rows": by the row's name, by the figure's name, an estimate. "slice_mm": how thick the slices were.
+        "rows": by the row's name, by the figure's name, an estimate. "gains": by the row's name, by how many dB its
+        PSNR is above that of its yardstick (`YARDSTICKS`). "slice_mm": how thick the slices were.
     """
     figures: dict[str, dict[str, list[float | None]]] = {}
     for subject in tqdm(subjects, desc="modalities", unit="subject"):
@@ -79,7 +88,12 @@ def measure_modalities(
             for name, value in found.items():
                 figures.setdefault(row, {}).setdefault(name, []).append(value)
     rows = {row: {name: summarize(values) for name, values in found.items()} for row, found in figures.items()}
-    return {"slice_mm": SLICE_FACTOR * simulate.SPACING_MM, "rows": rows}
+    gains = {
+        row: summarize(np.subtract(figures[row]["psnr_db"], figures[yardstick]["psnr_db"]).tolist())
+        for row, yardstick in YARDSTICKS.items()
+        if row in figures and yardstick in figures
+    }
+    return {"slice_mm": SLICE_FACTOR * simulate.SPACING_MM, "rows": rows, "gains": gains}
 
 
 def tabulate(section: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:

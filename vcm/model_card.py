@@ -122,6 +122,15 @@ class Figure:
         return self.name, self.found, str(self.estimate["count"]), str(self.goal or ""), self.verdict
 
 
+_GAINS = {
+    "lowres, 4 mm": ("From slices of 4 mm: PSNR above cubic interpolation", None),
+    "lowres, 6 mm": ("From slices of 6 mm: PSNR above cubic interpolation", Goal(1, unit=" dB")),
+    "lowres, 8 mm": ("From slices of 8 mm: PSNR above cubic interpolation", Goal(2, unit=" dB")),
+    "t2 + flair": ("From T2 and FLAIR: PSNR above a U-Net regressor's", Goal(-2, unit=" dB")),
+}
+"""Rows of the table of conditions that stand among the figures, by how much they exceed what each is held against."""
+
+
 def write_model_card(folder: str | Path, evaluation: Mapping[str, Any]) -> Path:
     """Write README.md of a model folder from what `vcm.evaluate.evaluate` measured; returns its path.
 
@@ -187,6 +196,10 @@ def collect_figures(sections: Mapping[str, Any]) -> Iterator[Figure]:
     for name, title in (("ventricular_volume", "Ventricular"), ("brain_volume", "Brain")):
         yield Figure(f"{title} volume, asked against measured: correlation", priors[name]["correlation"], Goal(0.8))
         yield Figure(f"{title} volume, asked against measured: slope", priors[name]["slope"], Goal(0.7, 1.3))
+    gains = sections.get(SECTION, {}).get("gains", {})
+    for row, (told, goal) in _GAINS.items():
+        if row in gains:
+            yield Figure(told, gains[row], goal, " dB", 2)
     yield Figure("Cubic-kernel MMD, generated to simulated", priors["mmd_generated"])
     yield Figure("Cubic-kernel MMD, simulated to simulated", priors["mmd_simulated"])
     yield Figure("MS-SSIM between generated subjects", priors["ms_ssim_generated"])
@@ -272,6 +285,7 @@ Whole-tumor Dice by the diameter of the largest lesion, as a sphere of its volum
 def _report_modalities(evaluation: Mapping[str, Any]) -> str:
     section = evaluation["sections"][SECTION]
     titles, *rows = tabulate(section)
+    notes = "".join(f"\n{note}\n" for note in section.get("notes", ()))  # by hand: of what was measured apart
     return f"""\
 ## The conditions, alone and together
 
@@ -280,7 +294,7 @@ conditions `lowres` has slices of {section["slice_mm"]:g} mm, the hole of the pa
 it. A brain made from a tumor map alone has no reason to be the subject's: its PSNR is what chance gives. Means; the
 intervals are in the evaluation's file.
 
-{markdown_table(titles, rows)}"""
+{markdown_table(titles, rows)}{notes}"""
 
 
 def _tell_data(training: Training) -> str:

@@ -302,7 +302,7 @@ class Pipeline:
             with self._computing(), clock.measure("decode"):
                 volume = self._decode(latent)
             if name == "controlled" and job.slices is not None:
-                with clock.measure("decode"):
+                with clock.measure("agree"):
                     volume = follow_slices(job.slices, Volume(volume, self.grid.affine), self.reconstruct)
             with self._lock, torch.no_grad(), clock.measure("segment"):
                 samples[name] = Sample(volume, self._segment(volume) if job.is_measured else None)

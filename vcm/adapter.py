@@ -15,7 +15,7 @@ from vcm.condition_encoder import ConditionReader
 from vcm.config import AdapterConfig
 from vcm.convolution import conv3d
 from vcm.draft import TRUST_LEARNED_FROM, DraftMaps, DraftNetwork
-from vcm.image_conditions import CONTRASTS
+from vcm.image_conditions import list_contrasts
 from vcm.painter import Painter
 from vcm.sketch import VIEWS, Sketcher
 from vcm.static_maps import StaticMaps
@@ -50,7 +50,7 @@ class VCM(ConditionReader):
             seen = len(VIEWS) * config.latent_channels
             self.draft = DraftNetwork(config.draft, width, seen, config.latent_channels)
         self.painter: Painter | None = None
-        contrasts = [name for name in CONTRASTS if name in config.condition_channels]
+        contrasts = list_contrasts(config.condition_channels)
         if contrasts and config.draft is not None and config.draft.painter is not None:
             # It learns by itself (`vcm.train.painter`), from images: it has no need of the frozen encoder's gradients.
             self.painter = Painter(config.draft.painter, contrasts).requires_grad_(False)

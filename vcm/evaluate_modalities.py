@@ -88,10 +88,11 @@ def measure_modalities(
             for name, value in found.items():
                 figures.setdefault(row, {}).setdefault(name, []).append(value)
     rows = {row: {name: summarize(values) for name, values in found.items()} for row, found in figures.items()}
+    psnrs = {row: np.array(found["psnr_db"], np.float64) for row, found in figures.items()}
     gains = {
-        row: summarize(np.subtract(figures[row]["psnr_db"], figures[yardstick]["psnr_db"]).tolist())
+        row: summarize((psnrs[row] - psnrs[yardstick]).tolist())
         for row, yardstick in YARDSTICKS.items()
-        if row in figures and yardstick in figures
+        if row in psnrs and yardstick in psnrs
     }
     return {"slice_mm": SLICE_FACTOR * simulate.SPACING_MM, "rows": rows, "gains": gains}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,12 @@ CONTRASTS = ("t2", "flair")
 
 HOLE_MARGIN_MM = 6.0
 """How far around a tumor a scan is made up, where no region is given: the tissue beside a tumor is changed by it."""
+
+
+def list_contrasts(modalities: Iterable[str]) -> list[str]:
+    """Return which of some modalities are scans of other contrasts than T1, in a fixed order."""
+    given = set(modalities)
+    return [name for name in CONTRASTS if name in given]
 
 
 def measure_range(image: NDArray) -> tuple[float, float]:

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from vcm.config import PainterConfig
 from vcm.convolution import start_at_zero
 
+PAINTER_PREFIX = "painter."
+"""Of the names of its weights among a VCM's."""
+
 
 class Painter(nn.Module):
     """Paints scans of other contrasts over the mean brain, as T1-weighted. A new one leaves the mean brain as it is.

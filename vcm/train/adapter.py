@@ -18,7 +18,8 @@ from vcm.backbone import Backbone
 from vcm.condition_encoder import draw_modality_keep
 from vcm.config import AdapterConfig
 from vcm.dataset import Cohort, simulated_cohort
-from vcm.image_conditions import CONTRASTS
+from vcm.image_conditions import list_contrasts
+from vcm.painter import PAINTER_PREFIX
 from vcm.precision import autocast
 from vcm.train.foreign import Placement
 from vcm.train.loop import STATE_FILE, LoopConfig, run_loop
@@ -48,8 +49,6 @@ DROP_PROBABILITY = 0.65
 
 HELD_OUT = 16
 """Simulated subjects that a VCM is validated on."""
-
-_PAINTER = "painter."
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ def train_adapter(
 def _begin_from(adapter: VCM, weights: Mapping[str, Tensor]) -> None:
     """Fill a VCM with weights, which may be those of one without its painter."""
     own = adapter.state_dict()
-    adapter.load_state_dict({name: own[name] for name in own if name.startswith(_PAINTER)} | dict(weights))
+    adapter.load_state_dict({name: own[name] for name in own if name.startswith(PAINTER_PREFIX)} | dict(weights))
 
 
 def draw_conditions(
@@ -178,7 +177,7 @@ def find_material(
     tune(backbone.to(device))
 
     def find_cohort(seeds: range) -> Cohort:
-        contrasts = ("t1", *(name for name in CONTRASTS if name in config.condition_channels))
+        contrasts = ("t1", *list_contrasts(config.condition_channels))
         cohort = simulated_cohort(cache or folder, seeds, contrasts)
         return cohort if placement is None else placement.apply(cohort, cache or folder)
 

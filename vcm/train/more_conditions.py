@@ -9,11 +9,10 @@ from torch import Tensor
 
 from vcm.adapter import VCM
 from vcm.config import AdapterConfig
-from vcm.image_conditions import CONTRASTS
+from vcm.image_conditions import list_contrasts
+from vcm.painter import PAINTER_PREFIX
 
 _PROJECTION = "projection"
-_PAINTER = "painter."
-"""Of other contrasts it is another one, and learns anew."""
 
 
 def carry_over(weights: Mapping[str, Tensor], before: AdapterConfig, after: AdapterConfig, seed: int = 0) -> VCM:
@@ -33,8 +32,10 @@ def carry_over(weights: Mapping[str, Tensor], before: AdapterConfig, after: Adap
     torch.manual_seed(seed)
     adapter = VCM(after)
     own = adapter.state_dict()
-    left = (_PROJECTION,) if _list_contrasts(before) == _list_contrasts(after) else (_PROJECTION, _PAINTER)
-    carried = {name: tensor for name, tensor in weights.items() if name in own and not name.startswith(left)}
+    left = [_PROJECTION]
+    if list_contrasts(before.condition_channels) != list_contrasts(after.condition_channels):
+        left.append(PAINTER_PREFIX)  # of other contrasts it is another one, and learns anew
+    carried = {name: tensor for name, tensor in weights.items() if name in own and not name.startswith(tuple(left))}
     if any(own[name].shape != tensor.shape for name, tensor in carried.items()):
         raise ValueError("A VCM begins only from weights of its own sizes.")
     own.update(carried)
@@ -44,10 +45,6 @@ def carry_over(weights: Mapping[str, Tensor], before: AdapterConfig, after: Adap
         own[f"{_PROJECTION}.bias"] = weights.get(f"{_PROJECTION}.bias", torch.zeros(width))
     adapter.load_state_dict(own)
     return adapter
-
-
-def _list_contrasts(config: AdapterConfig) -> list[str]:
-    return [name for name in CONTRASTS if name in config.condition_channels]
 
 
 def _project(

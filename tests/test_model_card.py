@@ -5,10 +5,12 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from judged import estimate, evaluation, folder
 from safetensors.torch import load_file
 
-from vcm.checkpoint import CheckpointError
+from vcm.checkpoint import CheckpointError, write_sums
+from vcm.evaluate import hash_weights
 from vcm.model_card import (
     CARD_FILE,
     TEMPLATE_NOTICE,
@@ -18,6 +20,8 @@ from vcm.model_card import (
     summarize_goals,
     write_model_card,
 )
+from vcm.segmenter import Segmenter
+from vcm.train.record import begin_run, record_run
 
 __all__ = ["evaluation", "folder"]  # fixtures
 
@@ -75,7 +79,10 @@ def test_what_conditions_gain_over_their_yardsticks_is_among_the_figures(folder,
     card = write_model_card(folder, evaluation).read_text()
     gain = row(card, "From slices of 8 mm: PSNR above cubic interpolation")
     assert gain[1:] == ["2.10 dB [2.00, 2.20]", "32", "at least 2 dB", "reached"]
-    assert row(card, "From T2 and FLAIR: PSNR above a U-Net regressor's")[3:] == ["at least -2 dB", "**not reached**"]
+    assert row(card, "From T2 and FLAIR: PSNR against a U-Net regressor's (below 0: worse)")[3:] == [
+        "at least -2 dB",
+        "**not reached**",
+    ]
     assert "From slices of 6 mm" not in card
     assert "\nOne row was measured on a Sunday.\n" in card
     assert summarize_goals(evaluation).count("\n") == 2 + GOALS + 2
@@ -134,6 +141,28 @@ def test_the_card_says_what_the_model_is_not_who_saw_what_and_whose_template_it_
     assert TEMPLATE_NOTICE in text
     readme = " ".join((ROOT / "README.md").read_text().replace("\n> ", " ").split())
     assert TEMPLATE_NOTICE in readme
+
+
+def test_a_card_of_a_vcm_that_learned_from_own_data_does_not_say_that_there_is_no_patient_in_them(folder, evaluation):
+    assert "There is no patient in the data." in " ".join(write_model_card(folder, evaluation).read_text().split())
+    begin_run(folder, "vcm", folder / "vcm", from_weights=True)
+    record_run(folder, "vcm", folder / "vcm", steps=700, subjects=9, own_data=True)
+    write_sums(folder)
+    card = write_model_card(folder, evaluation).read_text()
+    assert "no patient" not in card
+    assert "its VCM also from data of its maker's own" in card
+    own = [line for line in card.splitlines() if line.startswith("| VCM |")][1]
+    assert own == "| VCM | none | 9 of its maker's own | brings the tumor |"
+    assert "vcm train vcm --samples 9 --steps 700 --from-weights --data my_data --out model" in card
+
+
+def test_an_evaluation_by_another_segmenter_is_refused(folder, evaluation):
+    segmenter = Segmenter.load(folder, torch.device("cpu"))
+    evaluation["segmenter"] = hash_weights(segmenter)
+    write_model_card(folder, evaluation)
+    evaluation["segmenter"] = "0" * 64
+    with pytest.raises(ValueError, match="by another segmenter than the folder's"):
+        write_model_card(folder, evaluation)
 
 
 def test_the_command_of_another_plan_has_its_options(folder, evaluation):

@@ -160,6 +160,16 @@ def test_slices_that_are_not_thick_or_very_thick_are_said():
     assert "12 mm thick; the model has learned from 4 to 8 mm" in " ".join(notes)
 
 
+@pytest.mark.parametrize(("degrees", "is_said"), [(0, False), (20, False), (-30, True)])
+def test_slices_that_are_too_tilted_to_be_agreed_with_are_said(degrees, is_said):
+    affine = AFFINE.copy()
+    affine[2, 2] = 6
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    affine[:3, :3] = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]) @ affine[:3, :3]
+    notes = " ".join(prepare_condition("lowres", Volume(smooth((24, 28, 8)), affine), GRID).notes)
+    assert (f"tilted by {abs(degrees)}\u00b0 against the model's" in notes) == is_said
+
+
 @pytest.mark.parametrize(
     ("fill", "tumor", "words"),
     [

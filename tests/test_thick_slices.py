@@ -13,8 +13,8 @@ AFFINE = np.array([[2.0, 0, 0, -15], [0, 2, 0, -19], [0, 0, 2, -23], [0, 0, 0, 1
 SHAPE = (16, 20, 24)
 
 
-def field(seed: int, shape=SHAPE) -> np.ndarray:
-    values = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), 1.5)
+def field(seed: int, shape=SHAPE, smooth: float = 1.5) -> np.ndarray:
+    values = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), smooth)
     return ((values - values.min()) / np.ptp(values) * 900 + 50).astype(np.float32)
 
 
@@ -77,13 +77,46 @@ def test_slices_of_finer_voxels_flipped_and_shorter_than_the_model_are_followed_
     np.testing.assert_allclose(after, np.maximum(gain * before + offset, 0), atol=0.1)
 
 
-def test_slices_that_are_tilted_or_thin_change_nothing():
+def tilt(affine: np.ndarray, radians: float) -> np.ndarray:
+    """The affine turned about the X axis through the middle of the model grid."""
+    turned, middle = np.eye(4), (AFFINE @ [7.5, 9.5, 11.5, 1])[:3]
+    c, s = np.cos(radians), np.sin(radians)
+    turned[:3, :3] = [[1, 0, 0], [0, c, -s], [0, s, c]]
+    turned[:3, 3] = middle - turned[:3, :3] @ middle
+    return turned @ affine
+
+
+def scan_slices(image: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """What a scanner makes of an image on the model grid: means across slices of 8 mm, (16, 20, 6)."""
+    means = []
+    for step in np.linspace(-0.5, 0.5, 33)[:-1] + 1 / 64:
+        index = np.stack(np.meshgrid(np.arange(16), np.arange(20), np.arange(6) + step, indexing="ij"))
+        points = np.einsum("ab,bxyz->axyz", np.linalg.inv(AFFINE)[:3, :3] @ affine[:3, :3], index)
+        points += (np.linalg.inv(AFFINE) @ affine[:, 3])[:3, None, None, None]
+        means.append(ndimage.map_coordinates(image, points, order=1, mode="nearest"))
+    return np.mean(means, axis=0)
+
+
+@pytest.mark.parametrize("radians", [0.005, -0.1, 0.3])
+def test_tilted_slices_are_followed_where_they_lie(radians):
+    truth = field(1, smooth=2.5)
+    affine = tilt(thick(truth, 4).volume.affine, radians)
+    asked = scan_slices(truth, affine)
+    guess = Volume((truth + 0.3 * (field(2) - 400)).astype(np.float32), AFFINE)
+    agreed = agree_with_slices(Scan(Volume(asked.astype(np.float32), affine), measure_range(asked)), guess)
+    inside = (slice(3, -3),) * 3
+    assert np.abs(agreed.array - truth)[inside].mean() < 0.45 * np.abs(guess.array - truth)[inside].mean()
+    inside = (slice(2, -2), slice(3, -3), slice(1, -1))
+    before, after = (np.abs(scan_slices(v.array, affine) - asked)[inside].mean() for v in (guess, agreed))
+    assert after < 0.25 * before
+
+
+def test_slices_that_are_tilted_far_or_thin_change_nothing():
     guess = Volume(field(2), AFFINE)
     scan = thick(field(1), 4)
-    tilted = scan.volume.affine.copy()
-    c, s = np.cos(0.2), np.sin(0.2)
-    tilted[:3, :3] = np.array([[1, 0, 0], [0, c, -s], [0, s, c]]) @ tilted[:3, :3]
-    assert agree_with_slices(Scan(Volume(scan.volume.array, tilted), scan.limits), guess) is guess
+    assert (
+        agree_with_slices(Scan(Volume(scan.volume.array, tilt(scan.volume.affine, 0.5)), scan.limits), guess) is guess
+    )
     thin = Scan(Volume(field(1), AFFINE), (0.0, 1.0))
     assert agree_with_slices(thin, guess) is guess
 
@@ -113,6 +146,13 @@ def test_slices_that_cannot_be_placed_leave_a_sample_as_it_is():
     sample = Volume(field(2) / 1000, AFFINE)
     thin = Scan(Volume(field(1), AFFINE), (0.0, 1.0))
     assert follow_slices(thin, sample, lambda image: pytest.fail("nothing to reconstruct")) is sample.array
+
+
+def test_a_scan_with_negative_intensities_shows_the_autoencoder_no_gray_air():
+    scan = thick(field(1) - 300, 4)
+    assert scan.limits[0] < 0
+    sample = Volume(field(2) / 1000, AFFINE)
+    assert follow_slices(scan, sample, lambda image: pytest.fail("nothing to reconstruct")) is sample.array
 
 
 def test_units_come_back():

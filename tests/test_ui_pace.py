@@ -1,9 +1,11 @@
 """The estimate of a run's time: unknown at first, then learned, and proportional to the work."""
 
+import numpy as np
 import pytest
 
 from vcm.request import GenerationRequest
 from vcm.ui.pace import Pace, Workload, convert_timings
+from vcm.volume import Volume
 
 
 def test_nothing_is_promised_before_the_first_run():
@@ -54,6 +56,21 @@ def test_a_run_that_was_all_cached_teaches_nothing():
 def test_the_work_of_a_request_is_what_it_computes(compare, is_controlled, work):
     request = GenerationRequest(num_inference_steps=7, compare=compare)
     assert Workload.of(request, is_controlled=is_controlled) == Workload(*work)
+
+
+def test_following_thick_slices_is_known_to_take_longer_and_is_not_taken_for_the_pace_of_others():
+    slices = GenerationRequest(
+        {"lowres": Volume(np.zeros((2, 2, 2)), np.eye(4))}, num_inference_steps=10, compare=False
+    )
+    work, plain = Workload.of(slices), Workload(10, 0)
+    assert work.evaluations == plain.evaluations
+    pace = Pace()
+    pace.learn(plain, {"sample": 10.0, "decode": 2.0})
+    known = pace.estimate_seconds(plain)
+    assert pace.estimate_seconds(work) > known + 2.0
+    pace.learn(work, {"sample": 10.0, "decode": 2.0, "agree": 4.0})
+    assert pace.estimate_seconds(plain) == pytest.approx(known)
+    assert Workload.of(slices, is_controlled=False).round_trips == 0
 
 
 def test_a_run_that_goes_slower_than_those_before_says_so():

@@ -98,7 +98,7 @@ def evaluate(
     environment = pipeline.environment
     identity = {
         "weights": dict(environment.weights),
-        "segmenter": _hash_weights(pipeline.segmenter),
+        "segmenter": hash_weights(pipeline.segmenter),
         "precision": environment.precision,
         "plan": {name: getattr(plan, name) for name in EvaluationPlan.__dataclass_fields__},
     }
@@ -309,7 +309,7 @@ def subjects_with_tumor(plan: EvaluationPlan, contrasts: tuple[str, ...] = ("t1"
     return found
 
 
-def _hash_weights(network: nn.Module) -> str:
+def hash_weights(network: nn.Module) -> str:
     """Return the SHA-256 of a network's weights as they are in memory."""
     digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():

@@ -39,12 +39,12 @@ YARDSTICKS = {
 
 _FIGURES = ("psnr_db", "ssim", "hole_psnr_db", "tumor_dice", "ventricle_dice")
 
-Translate = Callable[[Mapping[str, NDArray[np.float16]]], NDArray[np.float32]]
+Translate = Callable[[Mapping[str, NDArray[np.float32]]], NDArray[np.float32]]
 """From a subject's images by contrast, each (X, Y, Z) in [0, 1], to its T1, in the same units."""
 
 
 def list_combinations(modalities: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return which conditions are given together: each alone, each other one with the tumor, both scans, and all."""
+    """Return which conditions are given together: each alone, each with the tumor, both contrasts, and all."""
     known = [name for name in modalities if name != "semantic"]
     alone = [(name,) for name in known]
     pairs = [("tumor", name) for name in known if name != "tumor"] if "tumor" in known else []
@@ -105,7 +105,7 @@ def tabulate(section: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
         for name, digits in zip(_FIGURES, (2, 3, 2, 3, 3), strict=True):
             value = figures[name]["value"]
             cells.append("" if value is None else f"{value:.{digits}f}")
-        yield (row, *cells, str(figures["psnr_db"]["count"]))
+        yield (row, *cells, str(max(figures[name]["count"] for name in _FIGURES)))
 
 
 def interpolate_slices(slices: NDArray[np.float32], factor: int, depth: int, order: int) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 from vcm import simulate
@@ -24,9 +25,10 @@ from vcm.checkpoint import (
     write_bytes,
 )
 from vcm.config import ModelConfig
-from vcm.evaluate import EvaluationPlan
+from vcm.evaluate import EvaluationPlan, hash_weights
 from vcm.evaluate_modalities import SECTION, tabulate
 from vcm.metrics import BOOTSTRAP_RESAMPLES, Estimate
+from vcm.segmenter import Segmenter
 from vcm.train import diffusion, segmenter
 from vcm.train.record import TRAINING_FILE, read_training
 
@@ -46,6 +48,14 @@ TEMPLATE_NOTICE = (
 
 _COLUMNS = ("figure", "found [95 % interval]", "n", "goal", "")
 _SECTIONS = ("autoencoder", "adherence", "priors")
+_STAGES = {
+    "autoencoder": ("autoencoder", 0, "with and without tumors", "compresses images"),
+    "diffusion": ("diffusion network", diffusion.FIRST_SEED, "tumor-free only", "is frozen afterwards"),
+    "vcm": ("VCM", 0, "with and without tumors", "brings the tumor"),
+    "segmenter": ("segmenter", segmenter.FIRST_SEED, "with and without tumors", "only ever measures"),
+}
+"""What a stage makes, the first seed of its simulated subjects, which they are, and what its network does."""
+
 _ROLES = {
     AUTOENCODER_FILE: "image compressor, a factor of 4 along each axis",
     DIFFUSION_FILE: "diffusion network of the frozen backbone, with its whitening maps",
@@ -126,7 +136,7 @@ _GAINS = {
     "lowres, 4 mm": ("From slices of 4 mm: PSNR above cubic interpolation", None),
     "lowres, 6 mm": ("From slices of 6 mm: PSNR above cubic interpolation", Goal(1, unit=" dB")),
     "lowres, 8 mm": ("From slices of 8 mm: PSNR above cubic interpolation", Goal(2, unit=" dB")),
-    "t2 + flair": ("From T2 and FLAIR: PSNR above a U-Net regressor's", Goal(-2, unit=" dB")),
+    "t2 + flair": ("From T2 and FLAIR: PSNR against a U-Net regressor's (below 0: worse)", Goal(-2, unit=" dB")),
 }
 """Rows of the table of conditions that stand among the figures, by how much they exceed what each is held against."""
 
@@ -139,7 +149,7 @@ def write_model_card(folder: str | Path, evaluation: Mapping[str, Any]) -> Path:
         evaluation: the content of evaluation.json, all sections measured.
 
     Raises:
-        ValueError: a section is missing, or the evaluation is of other weights than the folder's.
+        ValueError: a section is missing, or the evaluation is of other weights, or by another segmenter.
         CheckpointError: a file of the model is missing or damaged.
     """
     folder = Path(folder)
@@ -149,17 +159,19 @@ def write_model_card(folder: str | Path, evaluation: Mapping[str, Any]) -> Path:
     for name, digest in verify_files(folder, [CONFIG_FILE, *_ROLES]).items():
         if evaluation["weights"].get(name, digest) != digest:
             raise ValueError(f"The evaluation is of another {name} than the folder's: evaluate this model.")
+    if evaluation.get("segmenter") not in (None, hash_weights(Segmenter.load(folder, torch.device("cpu")))):
+        raise ValueError("The evaluation is by another segmenter than the folder's: evaluate this model.")
     config = ModelConfig.from_json((folder / CONFIG_FILE).read_text())
     training = read_training(folder)
     figures = list(collect_figures(evaluation["sections"]))
     parts = [
         _HEADER,
-        _introduce(config),
+        _introduce(config, training),
         _report_figures(figures, config, evaluation),
         _report_sizes(evaluation["sections"]["adherence"]),
         *([_report_modalities(evaluation)] if SECTION in evaluation["sections"] else []),
         _tell_data(training),
-        _tell_training(training),
+        _tell_training(config, training),
         _list_files(folder),
         _tell_licence(),
     ]
@@ -212,7 +224,7 @@ def summarize_goals(evaluation: Mapping[str, Any]) -> str:
     return markdown_table(_COLUMNS, rows)
 
 
-def _introduce(config: ModelConfig) -> str:
+def _introduce(config: ModelConfig, training: Training) -> str:
     shape = " x ".join(str(size) for size in config.grid.shape)
     modalities = " and ".join(f"`{name}`" for name in config.adapter.condition_channels)
     return f"""\
@@ -221,7 +233,7 @@ def _introduce(config: ModelConfig) -> str:
 Draw a tumor, and the model makes a contrast-enhanced T1 volume ({shape} voxels of 2 mm) that has it there; the same
 noise without the drawing gives the same brain without the tumor. The conditions are {modalities}, alone or together.
 
-**The model has learned from simulated subjects made from one template. It is not clinical**: for research and teaching
+**The model has learned from {_name_sources(training)}. It is not clinical**: for research and teaching
 only, never for a diagnosis.
 
 ```python
@@ -231,6 +243,16 @@ pipeline = Pipeline.from_pretrained("{config.name}")
 result = pipeline(GenerationRequest(conditions={{"tumor": Volume.load("lesion.nii.gz", labels=True)}}, seed=7))
 ```
 """
+
+
+def _name_sources(training: Training) -> str:
+    simulated = "simulated subjects made from one template"
+    own = " and ".join(_STAGES[stage][0] for stage in training if _learned_from_own_data(training[stage]))
+    return f"{simulated}, its {own} also from data of its maker's own" if own else simulated
+
+
+def _learned_from_own_data(runs: Iterable[Mapping[str, Any]]) -> bool:
+    return any(run.get("own_data") for run in runs)
 
 
 def _report_figures(figures: list[Figure], config: ModelConfig, evaluation: Mapping[str, Any]) -> str:
@@ -291,30 +313,29 @@ def _report_modalities(evaluation: Mapping[str, Any]) -> str:
 
 Against the T1 of {evaluation["plan"]["modality_subjects"]} test subjects with a tumor, inside the head; beside other
 conditions `lowres` has slices of {section["slice_mm"]:g} mm, the hole of the partial scan is the tumor with 6 mm around
-it. A brain made from a tumor map alone has no reason to be the subject's: its PSNR is what chance gives. Means; the
-intervals are in the evaluation's file.
+it. A brain made from a tumor map alone has no reason to be the subject's: its PSNR is what chance gives. With `partial`
+all outside the hole is the scan itself, so only the hole's own column tells something. Means; the intervals are in the
+evaluation's file.
 
 {markdown_table(titles, rows)}{notes}"""
 
 
 def _tell_data(training: Training) -> str:
-    roles = {
-        "autoencoder": ("autoencoder", 0, "with and without tumors", "compresses images"),
-        "diffusion": ("diffusion network", diffusion.FIRST_SEED, "tumor-free only", "is frozen afterwards"),
-        "vcm": ("VCM", 0, "with and without tumors", "brings the tumor"),
-        "segmenter": ("segmenter", segmenter.FIRST_SEED, "with and without tumors", "only ever measures"),
-    }
-    rows = [
-        (name, _seeds(first, max(run["subjects"] for run in training[stage])), subjects, role)
-        for stage, (name, first, subjects, role) in roles.items()
-        if stage in training
-    ]
+    rows = []
+    for stage, (name, first, subjects, role) in _STAGES.items():
+        runs = training.get(stage, ())
+        if simulated := [run["subjects"] for run in runs if not run.get("own_data")]:
+            rows.append((name, _seeds(first, max(simulated)), subjects, role))
+        if own := [run["subjects"] for run in runs if run.get("own_data")]:
+            rows.append((name, "none", f"{max(own)} of its maker's own", role))
+    is_simulated = not any(_learned_from_own_data(runs) for runs in training.values())
+    patients = "There is no patient in the data. " if is_simulated else ""
     return f"""\
-## Data: simulated, from one template
+## Data: {"simulated, from one template" if is_simulated else "simulated, and its maker's own"}
 
-Every subject is the MNI ICBM 152 template under a random smooth deformation, with the contrasts of MRI drawn from its
-tissue fractions, a head around it and, in nine of ten, one to three tumors with BraTS labels (1 necrotic core, 2 edema,
-3 enhancing). There is no patient in the data. A subject is a function of its seed; those from
+Every simulated subject is the MNI ICBM 152 template under a random smooth deformation, with the contrasts of MRI drawn
+from its tissue fractions, a head around it and, in nine of ten, one to three tumors with BraTS labels (1 necrotic core,
+2 edema, 3 enhancing). {patients}A simulated subject is a function of its seed; those from
 {simulate.FIRST_TEST_SEED} on are for tests, and `vcm evaluate` refuses all others.
 
 {markdown_table(("part", "seeds", "subjects", "what it does"), rows)}
@@ -329,11 +350,12 @@ def _seeds(first: int, count: int) -> str:
     return f"{first} to {first + count - 1}"
 
 
-def _tell_training(training: Training) -> str:
+def _tell_training(config: ModelConfig, training: Training) -> str:
     commands = "\n".join(
         f"vcm train {stage} --samples {run['subjects']} --steps {run['steps']}"
         f"{' --from-weights' if run['from_weights'] else ''}"
-        f"{' --decoder-only' if run.get('decoder_only') else ''} --out model"
+        f"{' --decoder-only' if run.get('decoder_only') else ''}"
+        f"{' --data my_data' if run.get('own_data') else ''} --out model"
         f"{'  # but: ' + run['note'] if 'note' in run else ''}"
         for stage, runs in training.items()
         for run in runs
@@ -341,13 +363,13 @@ def _tell_training(training: Training) -> str:
     return f"""\
 ## Training
 
-On two CPU cores, with the shipped commands, each of which goes on after being killed (`--resume`); `{TRAINING_FILE}`
+With the shipped commands, each of which goes on after being killed (`--resume`); `{TRAINING_FILE}`
 is the record:
 
 ```bash
 {commands}
 ```
-{_tell_strength(training["vcm"][-1]) if "vcm" in training else ""}"""
+{_tell_strength(training["vcm"][-1]) if "vcm" in training else ""}{_tell_draft(config)}"""
 
 
 def _tell_strength(run: dict[str, Any]) -> str:
@@ -362,6 +384,17 @@ of `vcm train vcm` is to multiply what it changes (scale and shift, or the trust
 contrast: here by {run["strength"]:g}.
 That is chosen by intensities alone, on subjects that were not learned from:
 generated tumors had this share of the contrast of the subjects' own, by factor: {shares}.
+"""
+
+
+def _tell_draft(config: ModelConfig) -> str:
+    """Return what a sample makes of a VCM's draft, or nothing where it makes none."""
+    draft = config.adapter.draft
+    if draft is None:
+        return ""
+    return f"""
+By its configuration a sample trusts the draft {draft.trust_factor or 1:g} times as much as training has found right for
+a single step, at most wholly, and takes its variance for {draft.temperature:g} of what the draft says.
 """
 
 

@@ -72,7 +72,7 @@ class Pipeline:
 
     A run has three parts, so that the middle one can happen elsewhere (in a fork that owns the GPU, say): `plan`
     validates and looks into the caches, `run` computes, `finish` fills the caches and builds the result. `stream` and
-    calling the pipeline do all three. Only `run` touches the networks.
+    calling the pipeline do all three. Of them only `run` touches the networks.
 
     Every chain is sampled at batch 1 with a solver of its own, and nothing of one run is kept on the networks, so a
     volume depends on its request alone: not on `compare`, on the caches, or on other runs.

@@ -130,8 +130,8 @@ class GenerationResult:
         recipe: all that is needed to generate the same voxels again; JSON.
         adherence: how well the volume follows what was drawn; None where nothing can be measured.
         timings: seconds by stage.
-        segmentation: what the model's own segmenter finds in the controlled volume, as label volumes by modality name
-            ("tumor", "anatomy"); None where the model has none.
+        segmentation: what the model's own segmenter finds in the controlled volume, before that goes back to a scan's
+            units or into its hole: label volumes by modality name ("tumor", "anatomy"); None where the model has none.
         scans: the image conditions as they were given, by modality name, on their own grids and in their own units.
         fill: what was made up of the partial scan, uint8 on its own grid; None without one.
     """

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 TRAINED_SLICES_MM = (4.0, 8.0)
 """How thick the slices are that a VCM has learned from."""
 
+MOST_TILT_DEGREES = 25.0
+"""Of slices against the model grid. A slice's mean is taken along the model's columns instead of across the slice,
+which for 8 mm is off by less than a voxel up to there."""
+
 _MOST_LABELS = 32  # a scan of 8 bits has far more values; whole numbers as few as this are names
 _AS_THIN = 1.3  # voxels longer than this times the slice spacing, in the plane of the slices, are thick themselves
 _WORTH_SAYING = 0.001
@@ -98,7 +102,7 @@ def place_scan(name: str, volume: Volume, grid: Grid) -> tuple[Volume, Volume]:
     """
     own, notes = read_values(name, volume)
     if name == "lowres":
-        notes += _judge_slices(own)
+        notes += _judge_slices(own) + _judge_tilt(own, grid)
     scaled = Volume(scale_intensities(own.array, measure_range(own.array)), own.affine, volume.notes + notes)
     placed = scaled.to_grid(grid.shape, grid.affine)
     if not placed.array.any():
@@ -127,6 +131,14 @@ def slice_axis(scan: Volume) -> int:
     """Return the array axis (0, 1 or 2) that runs along S, or closest to it."""
     directions = np.abs(scan.affine[2, :3]) / np.asarray(scan.spacing_mm)
     return int(np.argmax(directions))
+
+
+def slice_normal(scan: Volume, up: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the unit vector (3,) across a scan's slices, in RAS+, on the side of `up`."""
+    first, second = (scan.affine[:3, axis] for axis in range(3) if axis != slice_axis(scan))
+    normal = np.cross(first, second)
+    normal /= np.linalg.norm(normal)
+    return normal if normal @ up >= 0 else -normal
 
 
 def read_values(name: str, volume: Volume) -> tuple[Volume, tuple[str, ...]]:
@@ -181,6 +193,18 @@ def _judge_slices(scan: Volume) -> tuple[str, ...]:
             f"{TRAINED_SLICES_MM[0]:g} to {TRAINED_SLICES_MM[1]:g} mm.",
         )
     return ()
+
+
+def _judge_tilt(scan: Volume, grid: Grid) -> tuple[str, ...]:
+    """Say of slices that are too tilted for a result to agree with them."""
+    up = grid.affine[:3, 2] / np.linalg.norm(grid.affine[:3, 2])
+    degrees = float(np.degrees(np.arccos(np.clip(slice_normal(scan, up) @ up, -1.0, 1.0))))
+    if degrees <= MOST_TILT_DEGREES:
+        return ()
+    return (
+        f"The slices are tilted by {degrees:.0f}\u00b0 against the model's: the result follows them as the model reads "
+        "them, but is not made to have their means.",
+    )
 
 
 def _find_hole(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vcm.job import SLICES
 from vcm.request import GenerationRequest
+from vcm.thick_slices import ROUND_TRIPS
 
 _MEMORY = 0.6  # of what was known; a machine that gets busy is noticed within a few runs
 _CONTROLLED_COST = 1.15  # the VCM is asked as well as the prior
@@ -13,16 +15,21 @@ _CONTROLLED_COST = 1.15  # the VCM is asked as well as the prior
 
 @dataclass(frozen=True)
 class Workload:
-    """What a run computes: solver steps of each kind, and volumes to decode."""
+    """What a run computes: solver steps of each kind, and volumes to decode; `round_trips` follow thick slices."""
 
     controlled_steps: int
     uncontrolled_steps: int
+    round_trips: int = 0
 
     @classmethod
     def of(cls, request: GenerationRequest, *, is_controlled: bool = True) -> Workload:
         """Return what a request computes where nothing of it is cached."""
         steps = request.num_inference_steps
-        return cls(steps if is_controlled else 0, steps if request.compare or not is_controlled else 0)
+        return cls(
+            controlled_steps=steps if is_controlled else 0,
+            uncontrolled_steps=steps if request.compare or not is_controlled else 0,
+            round_trips=ROUND_TRIPS if is_controlled and SLICES in request.conditions else 0,
+        )
 
     @property
     def evaluations(self) -> float:
@@ -31,8 +38,8 @@ class Workload:
 
     @property
     def volumes(self) -> int:
-        """Volumes to decode."""
-        return int(self.controlled_steps > 0) + int(self.uncontrolled_steps > 0)
+        """Volumes to decode and to measure, which is about what a round trip through the autoencoder takes, too."""
+        return int(self.controlled_steps > 0) + int(self.uncontrolled_steps > 0) + self.round_trips
 
 
 def convert_timings(work: Workload, timings: Mapping[str, float], seconds_a_step: float) -> dict[str, float]:
@@ -60,7 +67,7 @@ class Pace:
         if not work.evaluations:
             return
         sampling = timings.get("sample", 0.0) + timings.get("preview", 0.0)
-        finishing = sum(timings.get(stage, 0.0) for stage in ("encode", "decode", "segment"))
+        finishing = sum(timings.get(stage, 0.0) for stage in ("encode", "decode", "agree", "segment"))
         self._per_evaluation = _average(self._per_evaluation, sampling / work.evaluations)
         self._per_volume = _average(self._per_volume or None, finishing / work.volumes)
 

@@ -12,6 +12,7 @@ from vcm.job import Job, Outcome
 from vcm.memory import give_back_freed_memory
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest, GenerationResult
+from vcm.thick_slices import ROUND_TRIPS
 from vcm.ui.cache import ResultCache
 from vcm.ui.pace import Pace, Workload
 from vcm.ui.worker import Progress, build_worker
@@ -101,4 +102,8 @@ def workload(job: Job) -> Workload:
     """Return what a job computes, beside what the caches knew."""
     steps = job.request.num_inference_steps
     missing_uncontrolled = job.wants_uncontrolled and job.uncontrolled is None
-    return Workload(steps if job.wants_controlled else 0, steps if missing_uncontrolled else 0)
+    return Workload(
+        controlled_steps=steps if job.wants_controlled else 0,
+        uncontrolled_steps=steps if missing_uncontrolled else 0,
+        round_trips=ROUND_TRIPS if job.wants_controlled and job.slices is not None else 0,
+    )

@@ -24,6 +24,7 @@ MOST_PREVIEWS = 10
 
 _START_SECONDS = 8.0  # moving the weights and waking the device
 _STEP_SECONDS = 0.05  # one network on a 20 x 28 x 20 latent, generously: a run that outlasts its request is killed
+_SLICES_SECONDS = 6.0  # agreeing with thick slices, which is done on the CPU
 _LONGEST_SECONDS = 120
 
 _log = logging.getLogger(__name__)
@@ -84,6 +85,8 @@ def estimate_gpu_seconds(job: Job, latent_shape: tuple[int, ...]) -> int:
     chains = int(job.wants_controlled) * 2 + int(job.wants_uncontrolled and job.uncontrolled is None)
     cells = float(np.prod(latent_shape[1:])) / (20 * 28 * 20)
     seconds = _START_SECONDS + chains * job.request.num_inference_steps * _STEP_SECONDS * cells
+    if job.wants_controlled and job.slices is not None:
+        seconds += _SLICES_SECONDS
     return min(round(seconds), _LONGEST_SECONDS)
 
 

@@ -10,7 +10,14 @@ import pytest
 from vcm.checkpoint import LoadedModel
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
-from vcm.ui.session_files import KEPT_RUNS, remove_old_sessions, remove_session, session_folder, write_downloads
+from vcm.ui.session_files import (
+    KEPT_RUNS,
+    keep_in_use,
+    leave_session,
+    remove_old_sessions,
+    session_folder,
+    write_downloads,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -37,13 +44,47 @@ def test_no_session_name_leads_out_of_the_cache(cache, session):
     assert folder.name.isalnum()
 
 
-def test_leaving_removes_the_files_of_that_visitor_only(cache):
-    for name in ("one", "two"):
-        session_folder(visitor(name)).mkdir(parents=True)
-        (session_folder(visitor(name)) / "volume").write_text("x")
-    remove_session(visitor("one"))
-    assert not session_folder(visitor("one")).exists()
-    assert (session_folder(visitor("two")) / "volume").exists()
+def settle(name: str) -> Path:
+    folder = session_folder(visitor(name))
+    folder.mkdir(parents=True)
+    (folder / "volume").write_text("x")
+    return folder
+
+
+def test_the_files_of_a_closed_page_go_after_a_while_and_those_of_others_stay(cache):
+    one, two = settle("one"), settle("two")
+    leave_session(visitor("one"), grace_seconds=0.3)
+    assert (one / "volume").exists()
+    deadline = time.monotonic() + 10
+    while one.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not one.exists()
+    assert (two / "volume").exists()
+
+
+def test_a_page_whose_connection_was_broken_for_a_moment_keeps_its_files(cache):
+    folder = settle("one")
+    leave_session(visitor("one"), grace_seconds=0.2)
+    assert (session_folder(visitor("one")) / "volume").exists()  # it is heard of again
+    time.sleep(0.6)
+    remove_old_sessions(grace_seconds=0)
+    assert (folder / "volume").exists()
+
+
+def test_leaving_without_any_files_leaves_none(cache):
+    leave_session(visitor("nobody yet"))
+    assert not session_folder(visitor("nobody yet")).exists()
+
+
+def test_files_in_use_are_not_old_and_those_outside_the_cache_are_left_alone(cache, tmp_path_factory):
+    inside, outside = cache / "layer.u8.gz", tmp_path_factory.mktemp("elsewhere") / "layer.u8.gz"
+    for file in (inside, outside):
+        file.write_bytes(b"x")
+        os.utime(file, (0, 0))
+    keep_in_use([inside, outside, cache / "gone.u8.gz"])
+    assert inside.stat().st_mtime > time.time() - 60
+    assert outside.stat().st_mtime == 0
+    assert not (cache / "gone.u8.gz").exists()
 
 
 def test_the_files_of_the_newest_runs_stay_and_older_ones_go(cache, tiny_model: LoadedModel):

@@ -32,7 +32,7 @@ from vcm.ui.pace import Workload
 from vcm.ui.palette import Palette
 from vcm.ui.run_facts import describe_run
 from vcm.ui.scan_uploads import move_with_scans
-from vcm.ui.session_files import session_folder
+from vcm.ui.session_files import keep_in_use, session_folder
 from vcm.ui.slice_canvas import SliceCanvasData, read_mask
 from vcm.ui.studio import Finished, Studio
 from vcm.ui.views import (
@@ -355,6 +355,9 @@ class Actions:
     ) -> Generator[Updates, None, None]:
         """Show a run from its first step to its files."""
         page, started = self._page, time.monotonic()
+        if drawing is not None:
+            keep_in_use(layer.file.path for layer in drawing.layers)
+            keep_in_use([drawing.mask.path] if drawing.mask is not None else ())
         yield {
             page.status: words.status("Reading the conditions\u2026", kind="running"),
             # What stood there was of another volume.

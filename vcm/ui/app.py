@@ -28,7 +28,7 @@ from vcm.ui.models import render_models
 from vcm.ui.pace import Workload, convert_timings
 from vcm.ui.palette import build_palette, label_modalities
 from vcm.ui.scan_uploads import image_modalities
-from vcm.ui.session_files import KEEP_SECONDS, remove_old_sessions, remove_session
+from vcm.ui.session_files import KEEP_SECONDS, leave_session, remove_old_sessions
 from vcm.ui.share_link import wire_share_link
 from vcm.ui.studio import Studio
 from vcm.ui.theme import STYLE_SHEET, build_theme
@@ -59,7 +59,7 @@ _SAY_THAT_IT_FAILED = (
 
 # In one column the result is far below the button: go and watch it form.
 _SHOW_THE_RESULT = (
-    "() => { if (!matchMedia('(min-width: 1100px)').matches) "
+    "() => { if (!window.vcmLive?.hasPressed && !matchMedia('(min-width: 1100px)').matches) "
     "document.getElementById('look').scrollIntoView({ behavior: 'smooth' }); }"
 )
 
@@ -120,7 +120,7 @@ def build_app(pipeline: Pipeline, examples: Path = EXAMPLES, problem: str | None
         actions = Actions(studio, page, palette, offered)
         _wire(page, actions)
         wire_lessons(page.lessons, teaching, studio, actions, flush_js=page.editor.flush_js(0), concurrency_id=_GPU)
-        blocks.unload(remove_session)
+        blocks.unload(leave_session)
     return blocks.queue(max_size=_MOST_WAITING, default_concurrency_limit=_OTHER_HANDLERS)
 
 
@@ -184,7 +184,10 @@ def _wire(page: Page, actions: Actions) -> None:
     )
     page.editor.input(None, page.status, page.status, js=_answer_a_stroke(actions.draws_tumor), **quiet)
     _wire_live(page, actions, running, before)
-    page.examples.select(actions.select_example, None, _outputs(page), **quiet)
+    # The last click counts, and the last file: "once", the default, would drop what comes while one is read.
+    page.examples.select(
+        actions.select_example, None, _outputs(page), trigger_mode="multiple", concurrency_limit=1, **quiet
+    )
     if page.lesion is not None:
         page.lesion.add.click(
             actions.lesion_adder(page.lesion),
@@ -203,6 +206,7 @@ def _wire(page: Page, actions: Actions) -> None:
             [upload, page.editor, page.uploaded],
             _outputs(page),
             js=page.editor.flush_js(1),
+            trigger_mode="multiple",
             **checked,
         )
     gr.on(

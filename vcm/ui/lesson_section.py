@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -40,6 +41,17 @@ _LONGEST_SECONDS = 300.0  # everybody else waits as long
 _STALE = (
     "These pictures were computed with other weights than the loaded ones: run them on your drawing to see what this "
     "model does."
+)
+
+_CANCELLED = "Cancelled: it shows how far it came, and your drawing is kept."
+_ENDED = "It ended before it was done; your drawing is kept, so please try again."
+
+# A cancelled run counts as failed, too, and its last step may come in after the answer to Cancel: the page knows.
+_NOTE_THE_RUN = "() => { window.vcmLessonIsCancelled = false; }"
+_NOTE_THE_END = "() => { window.vcmLessonIsCancelled = true; }"
+_SAY_THAT_IT_ENDED = (
+    f"(status) => !status.includes({words.RUNNING!r}) ? status : window.vcmLessonIsCancelled ? "
+    f"{json.dumps(words.status(_CANCELLED))} : {json.dumps(words.status(_ENDED, kind='error'))}"
 )
 
 Updates = dict[Component, Any]
@@ -146,6 +158,8 @@ def wire_lessons(
         gr.on(None, show, section.cases, shown, queue=False, trigger_mode="always_last", **quiet)
     for card in section.cards:
         buttons: list[Component] = [card.status, card.run, card.cancel]
+        card.run.click(None, js=_NOTE_THE_RUN, **quiet)
+        card.cancel.click(None, js=_NOTE_THE_END, **quiet)
         started = card.run.click(_starter(card), None, buttons, queue=False, trigger_mode="once", **quiet)
         running = started.then(
             _runner(card, studio, actions),
@@ -161,6 +175,7 @@ def wire_lessons(
         )
         running.success(_stopper(card), None, buttons[1:], queue=False, **quiet)
         running.failure(_stopper(card), None, buttons[1:], queue=False, **quiet)
+        running.failure(None, card.status, card.status, js=_SAY_THAT_IT_ENDED, **quiet)
         card.cancel.click(_canceller(card), None, buttons, cancels=[running], queue=False, **quiet)
 
 
@@ -222,8 +237,7 @@ def _stopper(card: Card) -> Callable[[], Updates]:
 
 def _canceller(card: Card) -> Callable[[], Updates]:
     def cancel() -> Updates:
-        text = "Cancelled: it shows how far it came, and your drawing is kept."
-        return {**_stopper(card)(), card.status: words.status(text)}
+        return {**_stopper(card)(), card.status: words.status(_CANCELLED)}
 
     return cancel
 

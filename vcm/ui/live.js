@@ -4,6 +4,8 @@ const SETTLE_MS = 200; // until the page shows what has ended
 let isOn = false;
 let timer = 0;
 
+const PRESSED_MS = 1000; // within which the page has heard of it
+
 const press = (id) => document.getElementById(id)?.click();
 const isRunning = () => document.querySelector("#status .status")?.dataset.kind === "running";
 
@@ -12,11 +14,24 @@ function rest() {
   clearTimeout(timer);
   if (!isOn) return;
   timer = setTimeout(() => {
-    if (!isRunning()) timer = setTimeout(() => isRunning() || press("generate"), REST_MS);
+    if (!isRunning()) timer = setTimeout(generate, REST_MS);
   }, SETTLE_MS);
 }
 
+// Nobody has asked for the result, so the page stays where it is; and a stroke that is being drawn is no rest.
+function generate() {
+  if (isRunning()) return;
+  if (window.vcmSliceCanvas.find("editor")?.isStroking) {
+    timer = setTimeout(generate, REST_MS);
+    return;
+  }
+  window.vcmLive.hasPressed = true;
+  press("generate");
+  setTimeout(() => (window.vcmLive.hasPressed = false), PRESSED_MS);
+}
+
 window.vcmLive = {
+  hasPressed: false,
   turn(value) {
     isOn = Boolean(value);
     clearTimeout(timer);

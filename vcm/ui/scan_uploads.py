@@ -39,7 +39,11 @@ _FOLDER = "scans"
 _PICTURE_PIXELS = 96
 _BRAIN_COLORS = ("#ffb000",)
 _SEEN = "What the model sees"
+_WHOLE = "The scan as the model would see it; what is made up, the drawn tumor and 6 mm around it, is cut out of it"
 _MOVED = "What the model sees, moved to template space; outlined, the template's brain"
+_LEFT = "the patient's left is on the right"
+_DROP_MASKS_AFTER = "Masks on its grid are moved with it if they are dropped after it."
+_OLD_REGION = "The region that was dropped before is made up in it."
 _OWN_CASE = (
     "Scans of your own, alone or with what is drawn. How well a real mask is followed, the command "
     "<code>vcm case</code> measures: it writes a page."
@@ -109,7 +113,9 @@ class ScanUploads:
             }
             target = "partial" if name == FILL else name
             if shown is not None:
-                updates[self.seen[target]] = picture(shown, with_brain=find_placement(folder, target) is not None)
+                caption = _caption(target, folder)
+                with_brain = find_placement(folder, target) is not None
+                updates[self.seen[target]] = picture(shown, caption, notes, with_brain=with_brain)
                 if drawing is not None:
                     layer = image_layer(MODALITIES[target].title, shown.array, folder)
                     others = [each for each in drawing.layers if each.name != layer.name]
@@ -185,10 +191,18 @@ def find_scans(folder: Path) -> dict[str, Volume]:
     return {name: volume for name, volume in found.items() if volume is not None}
 
 
-def picture(shown: Volume, *, with_brain: bool = False) -> str:
+def _caption(name: str, folder: Path) -> str:
+    """Return what the picture of a scan shows."""
+    if find_placement(folder, name) is not None:
+        return _MOVED
+    return _WHOLE if name == "partial" and find_scan(folder, FILL) is None else _SEEN
+
+
+def picture(shown: Volume, caption: str = _SEEN, notes: Sequence[str] = (), *, with_brain: bool = False) -> str:
     """Return what the model sees, float32 in [0, 1] on its grid, as a small picture of the three planes.
 
     Args:
+        notes: what had to be said of the scan, listed beneath.
         with_brain: outline the brain of the template, to show how well a scan that was moved fits it.
     """
     brain = Volume(template_brain(Grid(shown.array.shape, shown.affine)), shown.affine) if with_brain else None
@@ -199,9 +213,10 @@ def picture(shown: Volume, *, with_brain: bool = False) -> str:
     file = io.BytesIO()
     Image.fromarray(np.concatenate(planes, axis=1)).save(file, "PNG")
     data = base64.b64encode(file.getvalue()).decode("ascii")
+    listed = "".join(f"<li>{escape(note)}</li>" for note in dict.fromkeys(notes))
     return (
         f'<figure class="seen"><img alt="Axial, coronal and sagittal slice" src="data:image/png;base64,{data}">'
-        f"<figcaption>{escape(_MOVED if with_brain else _SEEN)}</figcaption></figure>"
+        f"<figcaption>{escape(caption)}; {_LEFT}.{f'<ul>{listed}</ul>' if listed else ''}</figcaption></figure>"
     )
 
 
@@ -221,13 +236,15 @@ def _take(name: str, volume: Volume, grid: Grid, folder: Path) -> tuple[Volume |
     placed = place_head(name, own, known)
     shown, _ = place_scan(name, placed.volume, grid)
     notes = (*volume.notes, *notes, *shown.notes, *placed.notes)
-    keep_scan(folder, name, placed.volume, placed.placement)
+    if placed.placement is not None:
+        notes += (_DROP_MASKS_AFTER,)
     fill = find_scan(folder, FILL) if name == "partial" else None
     if fill is not None:
         fill = move_along(fill, placed.volume, placed.placement)
+        seen = prepare_scan(name, placed.volume, grid, fill)  # refused before anything is kept
         keep_scan(folder, FILL, fill)
-        seen = prepare_scan(name, placed.volume, grid, fill)
-        return seen.volume, (*notes, *(note for note in seen.notes if note not in shown.notes))
+        shown, notes = seen.volume, (*notes, *(note for note in seen.notes if note not in shown.notes), _OLD_REGION)
+    keep_scan(folder, name, placed.volume, placed.placement)
     return shown, notes
 
 

@@ -17,6 +17,8 @@ class SliceCanvas {
     this.drawing = null;
     this.revision = null; // of the drawing, as Python named it
     this.sentMask = null; // the last upload of this drawing
+    this.accepted = null; // the last value that was shown
+    this.retired = new Set(); // revisions of drawings that others have taken the place of
     this.layerIndex = 0;
     this.crosshair = [0, 0, 0];
     this.center = [0, 0, 0];
@@ -76,11 +78,10 @@ class SliceCanvas {
 
   // Bring the stage in line with the value from Python; what is on screen stays until all of the new is there.
   async sync() {
-    const value = this.props.value;
+    const value = this.keepOwn(this.props.value);
     const load = ++this.loads;
     if (!value) return this.showNothing();
     const grid = new Grid(value.shape, value.affine);
-    this.keepOwnMask(value);
     const isNew = value.mask_revision !== this.revision || !grid.equals(this.grid);
     const isNewDrawing = this.editable && isNew;
     const wantsMask = value.mask && (isNewDrawing || !this.editable);
@@ -96,6 +97,7 @@ class SliceCanvas {
       const mask = wantsMask ? { key: value.mask.url, voxels: volumes.pop() } : null;
       const layers = value.layers.map((layer, i) => ({ ...layer, url: layer.file.url, voxels: volumes[i] }));
       this.show(grid, layers, value.labels);
+      this.accepted = value;
       if (isNewDrawing) this.startDrawing(mask, value.mask_revision);
       if (!this.editable) this.showOther(mask, isNew, value.mask_revision);
       this.controls.showMessage("");
@@ -113,6 +115,7 @@ class SliceCanvas {
 
   showNothing() {
     Object.assign(this, { grid: null, layers: [], labels: [], overlay: null, drawing: null, revision: null });
+    this.accepted = null;
     this.isPlaced = false;
     this.sender.forget();
     this.controls.showMessage("");
@@ -155,6 +158,7 @@ class SliceCanvas {
     this.sender.forget();
     this.sentMask = null;
     this.controls.showSaved("");
+    if (!isOpening) this.retired.add(this.revision);
     this.revision = revision;
     // An example, a recipe or a lesion takes the place of what was drawn as one step that Undo takes back.
     if (this.isStroking) this.drawing.endStroke();
@@ -534,10 +538,23 @@ class SliceCanvas {
 
   // ---- Python ------------------------------------------------------------------------------------------------------
 
-  // A handler that started before the last stroke returns an older mask of the same drawing: the newer one stays.
-  keepOwnMask(value) {
-    if (!this.sentMask || value.mask_revision !== this.revision || value.mask?.path === this.sentMask.path) return;
-    this.props.value = { ...value, mask: this.sentMask };
+  // A handler that began before the last stroke, before a scan was dropped or before an example was chosen returns a
+  // value that has become old meanwhile: the newer strokes, layers and drawings stay. Returns the value that holds.
+  keepOwn(value) {
+    const own = this.accepted;
+    if (!value || !own || !this.editable) return value;
+    let held = value;
+    if (this.retired.has(value.mask_revision)) {
+      held = { ...own, mask: this.sentMask || own.mask };
+    } else if (value.mask_revision === this.revision) {
+      const names = new Set(value.layers.map(({ name }) => name));
+      const more = own.layers.slice(1).filter(({ name }) => !names.has(name));
+      const mask = this.sentMask || value.mask;
+      if (!more.length && mask?.path === value.mask?.path) return value;
+      held = { ...value, mask, layers: [...value.layers, ...more] };
+    }
+    if (held !== value) this.props.value = held;
+    return held;
   }
 
   tellPython({ path, url }) {

@@ -118,7 +118,10 @@ def edited(*, is_empty: bool, draws_tumor: bool) -> str:
 def adherence(measured: Mapping[str, Any] | None) -> str:
     """Return how well the volume follows what was drawn, in words and in a table."""
     if not measured:
-        return _card("Does it follow the drawing?", "<p>Nothing was measured: this model has no segmenter.</p>")
+        return _card(
+            "Does it follow the drawing?",
+            "<p>Nothing was measured: this volume follows no drawing, or the model has no segmenter.</p>",
+        )
     body = ""
     if "tumor" in measured:
         body += _tumor_words(measured["tumor"])

@@ -36,7 +36,10 @@ def seconds(value: float) -> str:
 
 def estimate(value: float | None) -> str:
     """Return the sentence on the time that a run will take."""
-    return "The first run tells how long it takes." if value is None else f"Takes about {seconds(value)}."
+    if value is None:
+        return "The first run tells how long it takes."
+    told = seconds(value).replace(" ", "\u00a0")  # a number and its unit stay in one line
+    return f"Takes about {told}."
 
 
 def status(text: str, notes: Sequence[str] = (), *, kind: str = "idle") -> str:

@@ -113,9 +113,11 @@ class ScanUploads:
             }
             target = "partial" if name == FILL else name
             if shown is not None:
-                caption = _caption(target, folder)
-                with_brain = find_placement(folder, target) is not None
-                updates[self.seen[target]] = picture(shown, caption, notes, with_brain=with_brain)
+                is_moved = find_placement(folder, target) is not None
+                caption = _MOVED if is_moved else _SEEN
+                if target == "partial" and not is_moved and not _is_kept(folder, FILL):
+                    caption = _WHOLE
+                updates[self.seen[target]] = picture(shown, caption, notes, with_brain=is_moved)
                 if drawing is not None:
                     layer = image_layer(MODALITIES[target].title, shown.array, folder)
                     others = [each for each in drawing.layers if each.name != layer.name]
@@ -191,11 +193,9 @@ def find_scans(folder: Path) -> dict[str, Volume]:
     return {name: volume for name, volume in found.items() if volume is not None}
 
 
-def _caption(name: str, folder: Path) -> str:
-    """Return what the picture of a scan shows."""
-    if find_placement(folder, name) is not None:
-        return _MOVED
-    return _WHOLE if name == "partial" and find_scan(folder, FILL) is None else _SEEN
+def _is_kept(folder: Path, name: str) -> bool:
+    """Whether a scan or a region is kept, without reading it."""
+    return (folder / _FOLDER / f"{name}.npz").is_file()
 
 
 def picture(shown: Volume, caption: str = _SEEN, notes: Sequence[str] = (), *, with_brain: bool = False) -> str:

@@ -76,7 +76,8 @@ def cohorts(subjects, monkeypatch) -> None:
 def conducted(model, subjects, tmp_path_factory) -> tuple[Path, dict]:
     """A whole study of a few trainings: every method, a second arm, every ablation."""
     out = tmp_path_factory.mktemp("study")
-    kept = [run for run in list_runs(PLAN) if run.samples < 3 or run == Run("vcm", "tumor", 3)]
+    largest = [Run(method, "tumor", 3) for method in REPEATED]
+    kept = [run for run in list_runs(PLAN) if run.samples < 3 or run in largest]
     with pytest.MonkeyPatch.context() as patch:
         for module in ("conduct", "measuring"):
             patch.setattr(f"vcm.study.{module}.simulated_cohort", CoarseCohorts(subjects))
@@ -217,9 +218,11 @@ def test_a_study_trains_all_alike_and_keeps_each_result(conducted):
         assert run["figures"]["change_outside"]["value"] >= 0
         assert ("tumor_alone" in run) == (run["arm"] == "three")
         assert run["validation"]["loss"] > 0
-    assert set(results["runs"]["vcm-tumor-003-seed-0"]["guidance"]) == {"0.5", "1.5", "2.0", "3.0"}
-    taught = {name for name, run in results["runs"].items() if "taught" in run}
-    assert taught == {"vcm-tumor-003-seed-0"}
+    largest = {"vcm-tumor-003-seed-0", "controlnet-tumor-003-seed-0"}
+    assert {name for name, run in results["runs"].items() if "guidance" in run} == largest
+    for name in largest:
+        assert set(results["runs"][name]["guidance"]) == {"0.5", "1.5", "2.0", "3.0"}
+    assert {name for name, run in results["runs"].items() if "taught" in run} == largest
     for found in (results["runs"]["vcm-tumor-003-seed-0"]["taught"], results["limits"]["taught"]):
         assert found["lessons"] == 2
         assert 0 <= found["dice"]["value"] <= 1
@@ -285,7 +288,9 @@ def test_the_tables_tell_what_was_run_and_leave_out_what_was_not(conducted):
         assert f"| {title} | 1 |" in text
     for _, told in VARIANTS.values():
         assert told in text
-    assert "Guidance" in text
+    for title in ("our VCM", "ControlNet"):
+        assert all(f"| {title} | {scale} |" in text for scale in ("0.5", "1", "1.5", "2", "3"))
+    assert "| no condition (floor) | 0 |" in text
     assert f"So far {len(results['runs'])} of {len(list(list_runs(PLAN)))} trainings" in text
     assert "| simulated originals (ceiling) | 2 |" in text
     assert any(line.startswith("ControlNet") for line in list_lines(results))

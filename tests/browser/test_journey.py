@@ -137,6 +137,37 @@ def test_cancel_stops_within_a_step_and_the_next_run_works(studio, page_at):
     generate(page)
 
 
+def test_the_keyboard_alone_starts_and_stops_a_run(studio, page_at):
+    page = open_page(page_at, studio)
+    set_steps(page, 100)
+    page.locator("#generate").focus()
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator("#cancel")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#generate")).to_be_focused()
+    expect(status(page)).to_contain_text("Cancelled")
+
+
+def test_a_mouse_leaves_the_focus_where_it_fell(studio, page_at):
+    page = open_page(page_at, studio)
+    set_steps(page, 100)
+    page.locator("#generate").click()
+    expect(page.locator("#cancel")).to_be_visible()
+    page.wait_for_timeout(300)
+    expect(page.locator("#cancel")).not_to_be_focused()
+    page.locator("#cancel").click()
+    expect(status(page)).to_contain_text("Cancelled")
+
+
+def test_every_drop_zone_says_what_it_takes(studio, page_at):
+    page = open_page(page_at, studio)
+    page.get_by_role("button", name="Bring your own case").click()
+    for name in ("Tumor map", "Anatomy map", "Partial scan", "Region", "Thick slices", "T2", "Flair", "Recipe"):
+        expect(page.get_by_role("button", name=f"{name}: drop a file, or press to choose one")).to_be_visible()
+
+
 def test_the_3d_view_shows_brain_and_tumor_and_keeps_its_camera(studio, page_at):
     page = open_page(page_at, studio)
     set_seed(page, 21)

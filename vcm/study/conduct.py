@@ -23,7 +23,7 @@ from vcm.segmenter import Segmenter
 from vcm.study.cost import measure_cost
 from vcm.study.measuring import Bench, build_bench
 from vcm.study.methods import BUILDERS
-from vcm.study.plan import ARMS, Run, StudyPlan, choose_rate, list_runs
+from vcm.study.plan import ARMS, REPEATED, Run, StudyPlan, choose_rate, list_runs
 from vcm.study.training import Material, train_run
 from vcm.train.pairs import Pairs
 from vcm.tuning import tune
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 RESULTS_FILE = "study.json"
 PLAN_FILE = "plan.json"
 GUIDANCE_SCALES = (0.5, 1.5, 2.0, 3.0)
-"""Beside 1: what guidance does to a VCM, without another training."""
+"""Beside 1: what guidance does to a method, without another training."""
 
 _PARTS = ("limits", "costs", "runs")
 _HELD_OUT = 8
@@ -189,7 +189,7 @@ class _Study:
             found["tumor_alone"] = self.bench.measure(trained.method, trained.backbone, ARMS["tumor"])
         if run == Run(run.method, "tumor", self._plan.sizes[-1]):
             found["taught"] = self.bench.teach(trained.method, trained.backbone, folder / "pupil")
-        if run == Run("vcm", "tumor", self._plan.sizes[-1]):
+        if run.method in REPEATED and run == Run(run.method, "tumor", self._plan.sizes[-1]):
             found["guidance"] = {
                 str(scale): self.bench.measure(trained.method, trained.backbone, names, scale)
                 for scale in GUIDANCE_SCALES

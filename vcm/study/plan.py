@@ -12,7 +12,7 @@ ARMS: Mapping[str, tuple[str, ...]] = {"tumor": ("tumor",), "three": ("tumor", "
 """What the conditions are, by the arm's name."""
 
 REPEATED = ("vcm", "controlnet")
-"""Methods that are trained three times at the small sizes, and in the second arm."""
+"""Methods that are trained three times at the small sizes, in the second arm, and sampled with more guidance."""
 
 VARIANTS: Mapping[str, tuple[str, str]] = {
     "narrow": ("tumor", "a U-Net of half the width"),

@@ -75,8 +75,8 @@ def tabulate_study(results: Mapping[str, Any]) -> dict[str, list[Row]]:
             ("what", "trainable parameters", *_FIGURE_TITLES, "Dice, the tumor alone given"),
             *_list_variants(results),
         ],
-        "Guidance, of our VCM on most subjects": [
-            ("guidance scale", *_FIGURE_TITLES),
+        "Guidance, of methods on most subjects": [
+            ("method", "guidance scale", *_FIGURE_TITLES),
             *_list_guidance(results),
         ],
     }
@@ -161,15 +161,19 @@ def _list_variants(results: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def _list_guidance(results: Mapping[str, Any]) -> Iterator[Row]:
-    own = find_main(results["runs"], "vcm", "tumor", max(results["plan"]["sizes"]))
-    if own is None or "guidance" not in own:
-        return
-    scales: dict[float, Any] = {1.0: own["figures"]}
-    scales |= {float(scale): figures for scale, figures in own["guidance"].items()}
-    if (floor := results["limits"].get("limits", {}).get(FLOOR)) is not None:
-        scales[0.0] = floor
-    for scale in sorted(scales):
-        yield (f"{scale:g}", *_cells(scales[scale]))
+    """Yield the floor, which guidance 0 leaves of any, then each method's scales in rising order."""
+    guided = {
+        method: run
+        for method in REPEATED
+        if "guidance" in (run := find_main(results["runs"], method, "tumor", max(results["plan"]["sizes"])) or {})
+    }
+    floor = results["limits"].get("limits", {}).get(FLOOR)
+    if guided and floor is not None:
+        yield (FLOOR, "0", *_cells(floor))
+    for method, run in guided.items():
+        scales = {1.0: run["figures"]} | {float(scale): figures for scale, figures in run["guidance"].items()}
+        for scale in sorted(scales):
+            yield (TITLES[method], f"{scale:g}", *_cells(scales[scale]))
 
 
 def _cells(figures: Mapping[str, Any]) -> Sequence[str]:

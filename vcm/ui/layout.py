@@ -11,6 +11,7 @@ import gradio as gr
 from vcm.conditions import MODALITIES
 from vcm.config import CovariateConfig
 from vcm.ui import words
+from vcm.ui.assist import build_assist
 from vcm.ui.content import ROUNDED_NOTE, Content
 from vcm.ui.controls import Controls, build_controls
 from vcm.ui.examples import Example
@@ -159,6 +160,7 @@ def build_layout(
             generate = gr.Button("Generate", variant="primary", elem_id="generate", min_width=0)
             cancel = gr.Button("Cancel", visible=False, elem_id="cancel", min_width=0)
         gr.HTML(f"<p>{escape(words.limits(model_name))}</p>", elem_id="limits")
+    build_assist()
     return Page(
         examples=strip,
         editor=editor,

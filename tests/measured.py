@@ -45,6 +45,8 @@ def build_results() -> dict[str, Any]:
         "precision": "bfloat16",
         "device": "cpu",
         "native_bfloat16": True,
+        "weights": {"config.json": 64 * "b", "vcm.safetensors": 64 * "a"},
+        "torch": "2.13.0",
         "plan": {"steps": 20, "published_steps": 200, "masks": 16, "noises": 3},
         "loops": {name: {"sampler": facts[0], "steps": facts[1]} for name, facts in LOOPS.items()},
         "counts": {

@@ -10,8 +10,9 @@ from tiny import build_tiny_model
 from vcm import benchmark_quality
 from vcm.adapter import VCM
 from vcm.backbone import Backbone
-from vcm.benchmark import BenchmarkPlan, benchmark, count_calls, list_loops
+from vcm.benchmark import benchmark, count_calls, list_loops
 from vcm.benchmark_loops import solid_conditions
+from vcm.benchmark_plan import BenchmarkPlan
 from vcm.checkpoint import LoadedModel
 from vcm.pipeline import Pipeline
 from vcm.presets import brainldm_config

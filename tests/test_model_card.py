@@ -85,7 +85,7 @@ def test_what_conditions_gain_over_their_yardsticks_is_among_the_figures(folder,
     ]
     assert "From slices of 6 mm" not in card
     assert "\nOne row was measured on a Sunday.\n" in card
-    assert summarize_goals(evaluation).count("\n") == 2 + GOALS + 2
+    assert summarize_goals(evaluation, "mini").count("\n| ") == 1 + GOALS + 2
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,16 @@ def test_a_goal_holds_up_to_its_bounds(goal, told, reached, missed):
     assert all(goal.is_reached(value) for value in reached)
     assert not any(goal.is_reached(value) for value in missed)
     assert Figure("x", {"value": missed[0], "interval": None, "count": 1}, goal).verdict == "**not reached**"
+
+
+def test_beneath_a_table_stand_the_command_that_makes_it_and_the_weights_that_it_is_of(folder, evaluation):
+    sums = [f"{Path(name).stem} `{digest[:12]}`" for name, digest in evaluation["weights"].items() if "safe" in name]
+    lines = [line for line in write_model_card(folder, evaluation).read_text().splitlines() if line.startswith("<sub>")]
+    assert len(lines) == 1
+    assert sums
+    for line in (*lines, summarize_goals(evaluation, "tiny").splitlines()[-1]):
+        assert line.startswith("<sub>`vcm evaluate --model tiny --out evaluation`; seeds from 200000, ")
+        assert line.endswith(f"; SHA-256 of the weights: {', '.join(sums)}.</sub>")
 
 
 def test_the_header_can_be_read_by_the_hub(folder, evaluation):
@@ -168,7 +178,7 @@ def test_an_evaluation_by_another_segmenter_is_refused(folder, evaluation):
 def test_the_command_of_another_plan_has_its_options(folder, evaluation):
     evaluation["plan"] |= {"subjects": 4, "first_seed": 300_000}
     card = write_model_card(folder, evaluation).read_text()
-    assert "vcm evaluate --model tiny --subjects 4 --seed 300000 --out" in card
+    assert "\nvcm evaluate --model tiny --out evaluation --subjects 4 --seed 300000\n" in card
 
 
 def test_an_unfinished_evaluation_and_one_of_other_weights_are_refused(folder, evaluation):

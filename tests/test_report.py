@@ -1,13 +1,14 @@
 """The report: model card and README's table from an evaluation, which stays with the model."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from judged import evaluation, folder
 from measured import build_results
 
 from vcm.checkpoint import load_model
-from vcm.report import BENCHMARK, GOALS, mark, write_benchmark, write_report
+from vcm.report import BENCHMARK, GOALS, PICTURES, mark, write_benchmark, write_pictures, write_report
 
 TABLE_BEGIN, TABLE_END = mark(GOALS)
 
@@ -23,7 +24,7 @@ def test_the_report_writes_card_and_table_and_can_be_made_again_without_the_eval
     assert write_report(folder, evaluation=source, readme=readme) == [folder / "README.md", readme]
     text = readme.read_text()
     assert text.startswith(f"before\n{TABLE_BEGIN}\n| figure |")
-    assert text.endswith(f"|\n{TABLE_END}\nafter\n")
+    assert text.endswith(f".</sub>\n{TABLE_END}\nafter\n")
     assert "an old table" not in text
     assert "| Autoencoder: PSNR, whole volume | 29.12 dB [28.50, 29.60] | 32 | at least 26 dB | reached |" in text
     load_model(folder)  # its sums count the evaluation
@@ -61,7 +62,9 @@ def test_the_report_of_a_benchmark_keeps_it_draws_it_and_writes_its_part_of_the_
     text = readme.read_text()
     assert text.startswith(f"{goals}before\n{begin}\n![")
     assert "](assets/benchmark.png)\n\n" in text
-    assert text.endswith(f"|\n{end}\nafter\n")
+    made = "`vcm benchmark --model mini --out benchmark`; torch 2.13.0"
+    told = f"<sub>{made}; SHA-256 of the weights: vcm `aaaaaaaaaaaa`.</sub>"
+    assert text.endswith(f"|\n\n{told}\n{end}\nafter\n")
     assert "an old table" not in text
     assert "| Published / ours, CPU time | 40.0 [40.0, 40.0] | 5 | at least 15 | reached |" in text
 
@@ -101,3 +104,24 @@ def test_what_the_report_of_a_benchmark_lacks_is_said(tmp_path):
     with pytest.raises(ValueError, match="not run to its end"):
         write_benchmark(source, readme=readme)
     assert readme.read_text() == "no place for it\n"
+
+
+def test_the_pictures_of_a_readme_say_what_they_are_of(monkeypatch, tmp_path):
+    pipeline = SimpleNamespace(environment=SimpleNamespace(weights={"vcm.safetensors": 64 * "a"}), precision="float32")
+    for name in ("draw_samples", "draw_cohort"):  # have tests of their own
+        monkeypatch.setattr(f"vcm.report.{name}", lambda *arguments: arguments[-1])
+    readme, assets = tmp_path / "README.md", tmp_path / "assets"
+    begin, end = mark(PICTURES)
+    readme.write_text(f"before\n{begin}\nold ones\n{end}\nafter\n")
+    assert write_pictures(pipeline, assets, readme) == [assets / "samples.png", assets / "cohort.png", readme]
+    text = readme.read_text()
+    assert (
+        "](assets/samples.png)\n\n<sub>`vcm report --pictures assets`; test subjects from seed 200000, float32; "
+        in text
+    )
+    assert "SHA-256 of the weights: vcm `aaaaaaaaaaaa`.</sub>" in text
+    assert "](assets/cohort.png)\n\n<sub>`vcm report --pictures assets`; seeds 200000 to 200011.</sub>" in text
+    assert "old ones" not in text
+    readme.write_text("no place for them\n")
+    with pytest.raises(ValueError, match="has no place for the pictures"):
+        write_pictures(pipeline, assets, readme)

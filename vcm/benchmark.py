@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from vcm.benchmark_loops import (
     time_part,
     time_run,
 )
+from vcm.benchmark_plan import BenchmarkPlan
 from vcm.benchmark_quality import list_cases, measure_quality, measures_adherence
 from vcm.benchmark_table import collect_ratios
 from vcm.dataset import read_earlier, write_json
@@ -47,34 +48,6 @@ MeasureSession = Callable[[], Section]
 """See `vcm.benchmark_session.measure_session`."""
 MeasurePage = Callable[[Pipeline, GenerationRequest, int], Section]
 """See `vcm.ui.benchmark.measure_page`; model code imports no page, so it is handed in."""
-
-
-@dataclass(frozen=True)
-class BenchmarkPlan:
-    """What is compared.
-
-    - `steps`: of ours, with UniPC; `published_steps`: of the published loop.
-    - `solvers`: step counts by solver, each timed and its quality measured.
-    - `repeats`: how often each part of a step is timed, in turns; `rounds`: how often each loop is.
-    - `timed_steps`: how many steps of a longer loop really run when it is timed; its time is scaled up to all of them,
-      since each costs the same.
-    - `noises`: volumes whose distance to the exact solution is measured, which has `reference_steps` (None: all that
-      the schedule has); `masks`: those whose adherence is. 0 leaves either out.
-    """
-
-    steps: int = 20
-    published_steps: int = 200
-    solvers: tuple[tuple[str, tuple[int, ...]], ...] = (
-        ("unipc", (6, 8, 10, 20)),
-        ("dpmpp", (10, 20)),
-        ("ddim", (20, 50)),
-    )
-    repeats: int = 7
-    rounds: int = 5
-    timed_steps: int = 20
-    noises: int = 3
-    masks: int = 16
-    reference_steps: int | None = None
 
 
 def benchmark(

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vcm.benchmark_plan import BenchmarkPlan
 from vcm.metrics import Estimate
 from vcm.model_card import Figure, Goal, markdown_table
+from vcm.source_line import spell_command, tell_source
 
 SOLVERS = {"unipc": "UniPC", "dpmpp": "DPM-Solver++(2M)", "ddim": "DDIM"}
 """What the solvers are called in print."""
@@ -122,7 +124,15 @@ masks with its 95 % interval."""
 
 def _tabulate_figures(results: Results) -> str:
     figures = (figure.row for figure in collect_figures(results))
-    return markdown_table(_FIGURE_TITLES, ((_capitalize(name), *cells) for name, *cells in figures))
+    table = markdown_table(_FIGURE_TITLES, ((_capitalize(name), *cells) for name, *cells in figures))
+    return f"{table}\n{_tell_source(results)}"
+
+
+def _tell_source(results: Results) -> str:
+    command = f"vcm benchmark --model {results['model']} --out benchmark"
+    options = {name: f"--{name}" for name in ("steps", "masks", "noises", "rounds")}
+    told = spell_command(command, results["plan"], BenchmarkPlan(), options)
+    return tell_source(told, results["weights"], f"torch {results['torch']}")
 
 
 def _name_device(results: Results) -> str:

@@ -582,7 +582,7 @@ def train(
             help="What a VCM is to follow, one option each: tumor, anatomy, partial, lowres, t2, flair.",
         ),
     ] = None,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = "auto",
 ) -> None:
     """Train one part of a model on simulated subjects or your own, and export it into the model folder."""
     _require_training_extra()
@@ -690,8 +690,8 @@ def benchmark(
     _require_training_extra()
     from functools import partial
 
-    from vcm.benchmark import BenchmarkPlan
     from vcm.benchmark import benchmark as measure
+    from vcm.benchmark_plan import BenchmarkPlan
     from vcm.benchmark_session import measure_session
     from vcm.benchmark_table import list_lines
     from vcm.outputs import make_folder
@@ -724,7 +724,7 @@ def study(
     model: ModelOption = "mini",
     steps: Annotated[int, typer.Option("--steps", min=1, help="Of every training.")] = 400,
     subjects: Annotated[int, typer.Option("--subjects", min=1, help="Generated after every training.")] = 8,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = "auto",
 ) -> None:
     """Train our VCM, its rivals and its ablations alike on one frozen backbone; prints tables, writes study.json.
 
@@ -761,7 +761,7 @@ def report(
         Path | None,
         typer.Option("--study", help="A study.json: its tables and picture are made, and nothing else."),
     ] = None,
-    readme: Annotated[Path | None, typer.Option("--readme", help="A README whose table is made again.")] = None,
+    readme: Annotated[Path | None, typer.Option("--readme", help="A README whose tables are made again.")] = None,
     pictures: Annotated[
         Path | None,
         typer.Option("--pictures", help="A folder for cohort.png and samples.png, or for benchmark.png or study.png."),
@@ -774,7 +774,7 @@ def report(
 
     from vcm.pipeline import Pipeline
     from vcm.pretrained import find_model
-    from vcm.report import draw_pictures, write_benchmark, write_report, write_study
+    from vcm.report import write_benchmark, write_pictures, write_report, write_study
 
     if sum(source is not None for source in (evaluation, benchmark, study)) > 1:
         raise ValueError("Give --evaluation, --benchmark or --study, one at a time.")
@@ -788,7 +788,7 @@ def report(
     for path in write_report(find_model(model), evaluation=evaluation, readme=readme):
         typer.echo(f"Wrote {path.name}.")
     if pictures is not None:
-        for path in draw_pictures(Pipeline.from_pretrained(model, vcm_weights=vcm_weights), pictures):
+        for path in write_pictures(Pipeline.from_pretrained(model, vcm_weights=vcm_weights), pictures, readme):
             typer.echo(f"Wrote {path.name}.")
 
 
@@ -833,7 +833,7 @@ def _require_training_extra() -> None:
     try:
         import nilearn  # noqa: F401
     except ImportError:
-        raise ValueError('This needs the training extra: pip install "vcm-studio[train]".') from None
+        raise ValueError('This needs the training extra; in the clone: pip install ".[train]".') from None
 
 
 def _fail(message: str, code: int = USER_ERROR) -> NoReturn:

@@ -29,6 +29,7 @@ from vcm.evaluate import EvaluationPlan, hash_weights
 from vcm.evaluate_modalities import SECTION, tabulate
 from vcm.metrics import BOOTSTRAP_RESAMPLES, Estimate
 from vcm.segmenter import Segmenter
+from vcm.source_line import spell_command, tell_source
 from vcm.train import diffusion, segmenter
 from vcm.train.record import TRAINING_FILE, read_training
 
@@ -168,8 +169,8 @@ def write_model_card(folder: str | Path, evaluation: Mapping[str, Any]) -> Path:
         _HEADER,
         _introduce(config, training),
         _report_figures(figures, config, evaluation),
-        _report_sizes(evaluation["sections"]["adherence"]),
-        *([_report_modalities(evaluation)] if SECTION in evaluation["sections"] else []),
+        _report_sizes(evaluation, config.name),
+        *([_report_modalities(evaluation, config.name)] if SECTION in evaluation["sections"] else []),
         _tell_data(training),
         _tell_training(config, training),
         _list_files(folder),
@@ -191,7 +192,9 @@ def collect_figures(sections: Mapping[str, Any]) -> Iterator[Figure]:
     yield Figure("Share of the tumor's Dice that the autoencoder keeps", compressor["tumor_dice_kept"], Goal(0.9))
     yield Figure(f"Whole-tumor Dice, lesions from {clear}", adherence["whole_tumor_dice"], Goal(0.75))
     yield Figure("Whole-tumor Dice on originals (ceiling)", adherence["whole_tumor_ceiling"])
-    yield Figure("The same as a share of the Dice on simulated originals", adherence["share_of_ceiling"], Goal(0.85))
+    yield Figure(
+        f"Whole-tumor Dice from {clear}, as a share of that on originals", adherence["share_of_ceiling"], Goal(0.85)
+    )
     yield Figure("Whole-tumor Dice of the uncontrolled volume (floor)", adherence["whole_tumor_floor"], Goal(most=0.1))
     yield Figure("Whole-tumor Dice with `anatomy` as well", adherence["whole_tumor_dice_with_anatomy"])
     yield Figure("Tumor-core Dice", adherence["tumor_core_dice"])
@@ -218,20 +221,22 @@ def collect_figures(sections: Mapping[str, Any]) -> Iterator[Figure]:
     yield Figure("MS-SSIM between simulated subjects", priors["ms_ssim_simulated"])
 
 
-def summarize_goals(evaluation: Mapping[str, Any]) -> str:
-    """Return the figures that have a goal, as a Markdown table."""
+def summarize_goals(evaluation: Mapping[str, Any], name: str) -> str:
+    """Return the figures that have a goal, as a Markdown table, and how the model of this name gives them."""
     rows = (figure.row for figure in collect_figures(evaluation["sections"]) if figure.goal is not None)
-    return markdown_table(_COLUMNS, rows)
+    return f"{markdown_table(_COLUMNS, rows)}\n{_tell_source(evaluation, name)}"
 
 
 def _introduce(config: ModelConfig, training: Training) -> str:
     shape = " x ".join(str(size) for size in config.grid.shape)
-    modalities = " and ".join(f"`{name}`" for name in config.adapter.condition_channels)
+    *others, last = (f"`{name}`" for name in config.adapter.condition_channels)
+    modalities = f"{', '.join(others)} and {last}, alone or together" if others else f"{last} alone"
     return f"""\
 # {config.name}: a frozen 3D diffusion model of brain MRI, and a Volumetric Conditioning Module that steers it
 
 Draw a tumor, and the model makes a contrast-enhanced T1 volume ({shape} voxels of 2 mm) that has it there; the same
-noise without the drawing gives the same brain without the tumor. The conditions are {modalities}, alone or together.
+noise without the drawing gives the same brain without the tumor. The
+conditions are {modalities}.
 
 **The model has learned from {_name_sources(training)}. It is not clinical**: for research and teaching
 only, never for a diagnosis.
@@ -267,12 +272,12 @@ def _report_figures(figures: list[Figure], config: ModelConfig, evaluation: Mapp
 ## Figures
 
 ```bash
-{_command(config, plan)}
+{_spell_command(config.name, plan)}
 ```
 
 Measured on simulated test subjects that nothing was trained on: {plan["subjects"]} with a tumor (from seed
 {plan["first_seed"]}), and {plan["uncontrolled"]} uncontrolled samples; {plan["num_inference_steps"]} steps, guidance
-{plan["guidance_scale"]:g}, {evaluation["precision"]}. Intervals are from {BOOTSTRAP_RESAMPLES} bootstrap resamples
+{plan["guidance_scale"]:g}, {_tell_precision(evaluation)}. Intervals are from {BOOTSTRAP_RESAMPLES} bootstrap resamples
 of the n subjects, or pairs of subjects. Dice is between what was drawn and what the independent segmenter finds; the
 ceiling is its Dice on the simulated subjects that the drawings come from. Intensities go from 0 to 1.
 
@@ -281,30 +286,39 @@ ceiling is its Dice on the simulated subjects that the drawings come from. Inten
 {table}"""
 
 
-def _command(config: ModelConfig, plan: Mapping[str, Any]) -> str:
-    """The command that gives the figures, with the options that are not its defaults."""
+def _tell_source(evaluation: Mapping[str, Any], name: str) -> str:
+    facts = f"seeds from {evaluation['plan']['first_seed']}, {_tell_precision(evaluation)}"
+    return tell_source(_spell_command(name, evaluation["plan"]), evaluation["weights"], facts)
+
+
+def _spell_command(name: str, plan: Mapping[str, Any]) -> str:
     options = {
         "subjects": "--subjects",
         "uncontrolled": "--uncontrolled",
         "modality_subjects": "--modality-subjects",
         "first_seed": "--seed",
     }
-    usual = EvaluationPlan()
-    known = {name: option for name, option in options.items() if name in plan}
-    asked = [f" {option} {plan[name]}" for name, option in known.items() if plan[name] != getattr(usual, name)]
-    return f"vcm evaluate --model {config.name}{''.join(asked)} --out evaluation"
+    return spell_command(f"vcm evaluate --model {name} --out evaluation", plan, EvaluationPlan(), options)
 
 
-def _report_sizes(adherence: Mapping[str, Any]) -> str:
-    figures = [Figure(name, estimate) for name, estimate in adherence["by_size"].items()]
+def _tell_precision(evaluation: Mapping[str, Any]) -> str:
+    precision = str(evaluation["precision"])
+    has_notes = bool(evaluation["sections"].get(SECTION, {}).get("notes"))
+    return f"{precision}, but where a note of the model card says otherwise" if has_notes else precision
+
+
+def _report_sizes(evaluation: Mapping[str, Any], name: str) -> str:
+    by_size = evaluation["sections"]["adherence"]["by_size"]
+    figures = [Figure(size, estimate) for size, estimate in by_size.items()]
     rows = ((figure.name, figure.found, str(figure.estimate["count"])) for figure in figures)
     return f"""\
 Whole-tumor Dice by the diameter of the largest lesion, as a sphere of its volume:
 
-{markdown_table(("diameter", "Dice [95 % interval]", "n"), rows)}"""
+{markdown_table(("diameter", "Dice [95 % interval]", "n"), rows)}
+{_tell_source(evaluation, name)}"""
 
 
-def _report_modalities(evaluation: Mapping[str, Any]) -> str:
+def _report_modalities(evaluation: Mapping[str, Any], name: str) -> str:
     section = evaluation["sections"][SECTION]
     titles, *rows = tabulate(section)
     notes = "".join(f"\n{note}\n" for note in section.get("notes", ()))  # by hand: of what was measured apart
@@ -317,7 +331,8 @@ it. A brain made from a tumor map alone has no reason to be the subject's: its P
 all outside the hole is the scan itself, so only the hole's own column tells something. Means; the intervals are in the
 evaluation's file.
 
-{markdown_table(titles, rows)}{notes}"""
+{markdown_table(titles, rows)}{notes}
+{_tell_source(evaluation, name)}"""
 
 
 def _tell_data(training: Training) -> str:
@@ -363,8 +378,8 @@ def _tell_training(config: ModelConfig, training: Training) -> str:
     return f"""\
 ## Training
 
-With the shipped commands, each of which goes on after being killed (`--resume`); `{TRAINING_FILE}`
-is the record:
+With the shipped commands, each of which goes on after being killed (`--resume`), but for what stands behind a "but": no
+option sets that. `{TRAINING_FILE}` is the record:
 
 ```bash
 {commands}

@@ -13,20 +13,27 @@ from typing import Any
 from vcm.benchmark import RESULTS_FILE as BENCHMARK_FILE
 from vcm.benchmark_plot import draw_benchmark
 from vcm.benchmark_table import summarize_benchmark
-from vcm.checkpoint import write_bytes, write_sums
+from vcm.checkpoint import CONFIG_FILE, write_bytes, write_sums
+from vcm.config import ModelConfig
 from vcm.dataset import read_json, write_json
 from vcm.evaluate import RESULTS_FILE
-from vcm.figures import draw_cohort, draw_samples
+from vcm.figures import COHORT_SEEDS, draw_cohort, draw_samples
 from vcm.model_card import summarize_goals, write_model_card
 from vcm.pipeline import Pipeline
+from vcm.simulate import FIRST_TEST_SEED
+from vcm.source_line import tell_source
 from vcm.study.conduct import RESULTS_FILE as STUDY_FILE
 from vcm.study.plot import draw_study
 from vcm.study.table import summarize_study
 
-GOALS, BENCHMARK, STUDY = "figures", "benchmark", "study"
+GOALS, PICTURES, BENCHMARK, STUDY = "figures", "pictures", "benchmark", "study"
 """The parts of a README that are made here; each stands between two `mark` lines."""
 
-BENCHMARK_PICTURE, STUDY_PICTURE = "benchmark.png", "study.png"
+SAMPLES_PICTURE, COHORT_PICTURE, BENCHMARK_PICTURE, STUDY_PICTURE = (
+    f"{name}.png" for name in ("samples", "cohort", "benchmark", "study")
+)
+_SAMPLES = "The same noise without and with the tumor, beside simulated subjects"
+_COHORT = "Twelve simulated subjects in three planes: contrast-enhanced T1, T2, FLAIR, labels"
 _ALTERNATIVES = {
     BENCHMARK: "Every loop's CPU time beside its distance to the exact solution and beside its adherence",
     STUDY: "Every method's tumor Dice beside the number of subjects it learned from, and beside its parameters",
@@ -60,7 +67,8 @@ def write_report(folder: Path, *, evaluation: Path | None = None, readme: Path |
         write_json(kept, results)
         write_sums(folder)
     if readme is not None:
-        _replace(readme, GOALS, summarize_goals(results))
+        name = ModelConfig.from_json((folder / CONFIG_FILE).read_text()).name
+        _replace(readme, GOALS, summarize_goals(results, name))
         written.append(readme)
     return written
 
@@ -134,8 +142,7 @@ def _write_part(
         write_json(kept, results)
         written += [kept, drawn]
         if readme is not None:
-            where = Path(os.path.relpath(drawn, readme.parent)).as_posix()
-            text = f"![{_ALTERNATIVES[part]}]({where})\n\n{text}"
+            text = f"![{_ALTERNATIVES[part]}]({_find_beside(readme, drawn)})\n\n{text}"
     if readme is not None:
         _replace(readme, part, text)
         written.append(readme)
@@ -144,7 +151,32 @@ def _write_part(
 
 def draw_pictures(pipeline: Pipeline, folder: Path) -> list[Path]:
     """Draw cohort.png and samples.png into a folder; returns their paths."""
-    return [draw_cohort(folder / "cohort.png"), draw_samples(pipeline, folder / "samples.png")]
+    return [draw_samples(pipeline, folder / SAMPLES_PICTURE), draw_cohort(folder / COHORT_PICTURE)]
+
+
+def write_pictures(pipeline: Pipeline, folder: Path, readme: Path | None = None) -> list[Path]:
+    """Draw the pictures into a folder, and show them in a README where one is given; returns what was written.
+
+    Raises:
+        ValueError: the README has no markers.
+    """
+    written = draw_pictures(pipeline, folder)
+    if readme is not None:
+        command, weights = "vcm report --pictures assets", pipeline.environment.weights
+        text = "\n".join(
+            f"![{told}]({_find_beside(readme, path)})\n\n{tell_source(command, sums, facts)}"
+            for path, told, sums, facts in (
+                (written[0], _SAMPLES, weights, f"test subjects from seed {FIRST_TEST_SEED}, {pipeline.precision}"),
+                (written[1], _COHORT, {}, f"seeds {COHORT_SEEDS[0]} to {COHORT_SEEDS[-1]}"),
+            )
+        )
+        _replace(readme, PICTURES, text)
+        written.append(readme)
+    return written
+
+
+def _find_beside(readme: Path, picture: Path) -> str:
+    return Path(os.path.relpath(picture, readme.parent)).as_posix()
 
 
 def _replace(readme: Path, part: str, text: str) -> None:

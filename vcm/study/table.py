@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vcm.model_card import markdown_table
+from vcm.source_line import spell_command, tell_source
 from vcm.study.measuring import FLOOR
 from vcm.study.methods import BUILDERS, TITLES
 from vcm.study.plan import REPEATED, VARIANTS, StudyPlan, find_main, list_runs
@@ -36,7 +37,13 @@ def summarize_study(results: Mapping[str, Any]) -> str:
     for title, table in tabulate_study(results).items():
         if len(table) > 1:
             text += f"**{title}**\n\n{markdown_table(table[0], table[1:])}\n"
-    return text
+    return text + _tell_source(results)
+
+
+def _tell_source(results: Mapping[str, Any]) -> str:
+    options = {name: f"--{name}" for name in ("steps", "subjects")}
+    command = spell_command("vcm study --out study", results["plan"], StudyPlan(), options)
+    return tell_source(command, results["weights"], "all tables of the study")
 
 
 def tabulate_study(results: Mapping[str, Any]) -> dict[str, list[Row]]:

@@ -50,7 +50,7 @@ def test_rounding_leaves_a_volume_in_its_place_and_a_shift_does_not() -> None:
         (np.diag([1, 1e200, 1, 1]), "finite 4 x 4"),
         (np.diag([1, 1, 0, 1]), "singular"),
         (AFFINE[:, [0, 0, 2, 3]], "singular"),
-        (np.diag([1, 1, 1e-3, 1]), "voxel size is 1 x 1 x 0.001 mm; sizes from 0.01 to 100 mm"),
+        (np.diag([1, 1, 1e-3, 1]), "voxel size is 1 x 1 x 0.001 mm; sizes from 0.1 to 20 mm"),
         (np.diag([1, 500, 1, 1]), "voxel size is 1 x 500 x 1 mm"),
     ],
 )

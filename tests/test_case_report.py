@@ -82,12 +82,18 @@ def test_a_model_that_can_follow_or_measure_no_tumor_is_told(pipeline, mask, tin
         follow_case(pipeline, mask, seeds=0)
 
 
+def test_a_mask_without_a_tumor_on_the_grid_is_refused_before_anything_is_generated(pipeline, mask):
+    with pytest.raises(VolumeError, match="There is no tumor in the mask"):
+        follow_case(pipeline, Volume(np.zeros_like(mask.array), mask.affine))
+
+
 @pytest.mark.slow
 def test_a_mask_goes_where_its_scan_goes():
     subject = simulate.simulate_subject(200_005, ("t1",))
     scan, mask = (Volume(array, MOVED @ simulate.AFFINE) for array in (subject.images["t1"], subject.tumor))
     placed, moved_mm = place_with_scan(mask, scan)
     assert moved_mm > 30
+    assert np.prod(placed.spacing_mm) == pytest.approx(simulate.SPACING_MM**3)  # of a large head, too
     back = placed.to_grid(simulate.SHAPE, simulate.AFFINE, labels=True).array
     centers = [np.argwhere(labels > 0).mean(axis=0) * simulate.SPACING_MM for labels in (back, subject.tumor)]
     assert np.linalg.norm(centers[0] - centers[1]) < 8

@@ -99,7 +99,26 @@ def test_a_folder_or_pattern_of_one_file_is_a_batch_of_one(tmp_path):
     mask, brain = tmp_path / "masks" / "ann_tumor.nii.gz", tmp_path / "brains" / "bob.nii.gz"
     expected = [Case("ann", {"tumor": mask, "anatomy": brain})]
     assert find_cases([f"tumor={mask.parent}", f"anatomy={brain}"]) == expected
-    assert find_cases([f"tumor={mask.parent}/*.nii.gz", f"anatomy={brain.parent}"]) == expected
+    assert find_cases([f"tumor={mask.parent}/*.nii.gz", f"anatomy={brain}"]) == expected
+
+
+def test_the_one_file_of_a_folder_is_not_given_to_all(tmp_path):
+    """Masks that are drawn one after the other: until the others are there, the first one's is nobody else's."""
+    for name in ("masks/ann.nii.gz", "scans/ann.nii.gz", "scans/bob.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(CaseError, match="do not pair up"):
+        find_cases([f"tumor={tmp_path / 'masks'}", f"t2={tmp_path / 'scans'}"])
+    alone = find_cases([f"tumor={tmp_path / 'masks' / 'ann.nii.gz'}", f"t2={tmp_path / 'scans'}"])
+    assert [case.name for case in alone] == ["ann", "bob"]
+
+
+def test_a_case_keeps_its_name_when_a_second_one_joins_it(tmp_path):
+    for name in ("ann", "bob"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tumor.nii.gz").touch()
+        found = find_cases([f"tumor={tmp_path}/*/tumor.nii.gz"])
+        assert found[0] == Case("ann", {"tumor": tmp_path / "ann" / "tumor.nii.gz"})
 
 
 def test_a_file_that_is_named_like_its_condition_keeps_that_name(tmp_path):

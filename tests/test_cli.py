@@ -88,6 +88,28 @@ def test_a_recipe_gives_identical_voxels_without_the_mask(run, mask, tiny_folder
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes(), file.name
 
 
+def test_a_recipe_without_its_environment_is_refused_in_one_line(run, mask, tiny_folder, tmp_path):
+    run("generate", "--condition", f"tumor={mask}", "--model", tiny_folder, "--steps", 1, "--out", tmp_path / "a")
+    recipe = tmp_path / "a" / "recipe.json"
+    for wrong in ({}, {"environment": ["cpu"]}):
+        content = json.loads(recipe.read_text())
+        del content["environment"]
+        (tmp_path / "cut.json").write_text(json.dumps(content | wrong))
+        code, _, err = run(
+            "generate", "--recipe", tmp_path / "cut.json", "--model", tiny_folder, "--out", tmp_path / "b"
+        )
+        assert (code, err) == (2, "vcm: The recipe lacks its part environment.\n")
+
+
+def test_a_mask_in_the_output_folder_is_not_replaced(run, mask, tiny_folder, tmp_path):
+    own = mask.rename(mask.with_name("condition_tumor.nii.gz"))
+    before = own.read_bytes()
+    code, _, err = run("generate", "--condition", f"tumor={own}", "--model", tiny_folder, "--out", own.parent)
+    assert code == 2
+    assert "choose another output folder" in err
+    assert own.read_bytes() == before
+
+
 def test_nothing_written_or_said_holds_the_name_of_the_mask(run, mask, tiny_folder, tmp_path):
     code, out, _ = run("generate", "--condition", f"tumor={mask}", "--model", tiny_folder, "--out", tmp_path / "a")
     assert code == 0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vcm.outputs import OutputError, make_folder, write_result
+from vcm.outputs import OutputError, make_folder, refuse_own_files, write_result
 from vcm.pipeline import Pipeline
 from vcm.recipe import load_recipe
 from vcm.request import GenerationRequest
@@ -46,6 +46,25 @@ def test_files_of_an_earlier_result_do_not_stay_and_others_do(results, tmp_path)
         "notes.txt",
         "recipe.json",
     ]
+
+
+def test_files_that_no_recipe_speaks_of_are_a_users_own(results, tmp_path):
+    for name in ("fill.nii.gz", "condition_t2.nii.gz", "uncontrolled.nii.gz"):
+        (tmp_path / name).write_text("mine")
+    write_result(results[1], tmp_path)
+    for name in ("fill.nii.gz", "condition_t2.nii.gz", "uncontrolled.nii.gz"):
+        assert (tmp_path / name).read_text() == "mine"
+    write_result(results[1], tmp_path)  # nor does that result's own recipe speak of them
+    assert (tmp_path / "fill.nii.gz").read_text() == "mine"
+
+
+def test_what_a_result_is_made_from_is_not_replaced_by_it(tmp_path):
+    mask, fill = tmp_path / "condition_tumor.nii.gz", tmp_path / "fill.nii.gz"
+    for files, region in (({"tumor": mask}, None), ({"partial": tmp_path / "scan.nii.gz"}, fill)):
+        with pytest.raises(OutputError, match="choose another output folder"):
+            refuse_own_files(files, region, tmp_path)
+        refuse_own_files(files, region, tmp_path / "out")
+    refuse_own_files({"tumor": tmp_path / "lesion.nii.gz"}, None, tmp_path)
 
 
 def test_a_folder_that_cannot_be_made_gives_one_sentence_without_its_path(tmp_path):

@@ -244,6 +244,24 @@ def test_covariates_come_from_the_table_and_are_neutral_where_it_says_nothing(
     np.testing.assert_allclose(context["sub-04"], [0.5] * 4)
 
 
+def test_a_table_is_read_as_it_stands_and_judged_though_the_scans_are_placed_already(
+    in_place: None, config: ModelConfig, tmp_path: Path
+) -> None:
+    data = write_noise(tmp_path / "data", 3, dseg=2)
+    table = data / "participants.tsv"
+    rows = ["participant_id\tage\tnote", '01\t63\t"scanned twice', "02\t82\t", '03\t44\t3"']
+    table.write_text("\n".join(rows) + "\n")
+    cohort = load_own_cohort(data, config, tmp_path / "cache")
+    ages = sorted(row[1] for row in (*cohort.training.context, *cohort.held_out.context))
+    np.testing.assert_allclose(ages, [0, 0.5, 1])
+    table.write_text(table.read_text().replace("82", "80+"))
+    with pytest.raises(DataProblemsError) as caught:
+        load_own_cohort(data, config, tmp_path / "cache")
+    assert [str(each) for each in caught.value.problems] == [
+        "participants.tsv: line 3: age is '80+'; a number or n/a is expected."
+    ]
+
+
 def test_a_changed_file_is_placed_again(in_place: None, config: ModelConfig, tmp_path: Path) -> None:
     data = write_noise(tmp_path / "data", 3, dseg=2)
     first = load_own_cohort(data, config, tmp_path / "cache")

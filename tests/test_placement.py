@@ -71,6 +71,26 @@ def test_two_scans_of_a_session_stay_together(subject: simulate.Subject) -> None
     assert second.placement == first.placement
 
 
+def test_a_scan_stays_where_another_of_its_session_stayed(subject: simulate.Subject) -> None:
+    affine = simulate.AFFINE.copy()
+    affine[0, 3] += 2 * TOLERANCE_MM
+    flair = Volume(subject.images["flair"], affine)
+    assert place_head("flair", flair).placement is not None  # by itself
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vcm.register.measure_likeness", lambda image, transform: 1.0)  # as like there as here
+        placed = place_head("flair", flair, [None])
+    assert placed.placement is None
+    assert placed.volume is flair
+
+
+def test_the_files_go_back_to_where_the_scan_lay_that_they_agree_with(subject: simulate.Subject) -> None:
+    near = Volume(subject.images["t2"], simulate.AFFINE)
+    far = Volume(subject.images["t1"], AFFINE)
+    placed = place_request(GenerationRequest({"t2": near, "partial": far}, fill=Volume(subject.tumor, AFFINE)))
+    assert placed.placement is not None
+    np.testing.assert_array_equal(placed.conditions["partial"].affine, np.array(placed.placement) @ AFFINE)
+
+
 def test_a_request_is_placed_with_all_its_masks(subject: simulate.Subject) -> None:
     elsewhere = {"tumor": subject.tumor, "anatomy": subject.anatomy}
     masks = {name: Volume(labels, AFFINE) for name, labels in elsewhere.items()}
@@ -131,10 +151,12 @@ def test_a_mask_goes_with_the_scan_on_whose_grid_it_lies_and_another_stays() -> 
     placement = as_placement(MOVED)
     scan = Volume(np.zeros((4, 5, 6), np.float32), AFFINE)
     mask = Volume(np.ones((4, 5, 6), np.uint8), AFFINE)
-    moved = move_along(mask, move(scan, placement), placement)
+    moved = move_along(mask, [(move(scan, placement), placement)])
     np.testing.assert_array_equal(moved.affine, move(scan, placement).affine)
     other = Volume(mask.array, simulate.AFFINE)
-    assert move_along(other, move(scan, placement), placement) is other
+    assert move_along(other, [(move(scan, placement), placement)]) is other
+    # The first scan on its grid decides, also where that one stayed.
+    assert move_along(mask, [(scan, None), (move(scan, placement), placement)]) is mask
 
 
 def test_files_lie_where_the_scan_lay_and_the_recipe_makes_them_again(tmp_path) -> None:

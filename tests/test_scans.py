@@ -70,6 +70,18 @@ def test_without_a_fill_the_tumor_and_its_surroundings_are_made_up():
     assert any("within 6 mm" in note for note in prepared.notes)
 
 
+def test_a_tumor_that_a_slab_does_not_hold_is_refused_and_one_that_it_cuts_is_said():
+    image, tumor = smooth(), np.zeros(GRID.shape, np.uint8)
+    depth = GRID.shape[2]
+    slab = Volume(image[:, :, : depth // 2], AFFINE)
+    tumor[6:9, 8:11, depth - 2] = 2
+    with pytest.raises(VolumeError, match="tumor lies outside the partial scan"):
+        prepare_condition("partial", slab, GRID, tumor=tumor)
+    tumor[6:9, 8:11, depth // 2 - 1] = 2
+    notes = prepare_condition("partial", slab, GRID, tumor=tumor).volume.notes
+    assert any("of that lies outside the scan" in note for note in notes)
+
+
 def test_a_mask_on_a_finer_grid_than_the_scan_is_brought_to_both():
     fine = np.zeros((48, 56, 48), np.uint8)
     fine[16:24, 18:30, 14:26] = 1

@@ -22,8 +22,8 @@ from vcm.segmenter import Segmenter, SegmenterConfig
 from vcm.train import stages
 from vcm.train.adapter import AdapterRecipe, measure_overhead, train_adapter
 from vcm.train.diffusion import stratified_timesteps, train_diffusion
-from vcm.train.latents import WHITENING_FLOOR_SHARE, encode_images, measure_whitening
-from vcm.train.loop import LoopConfig, count_steps, run_loop
+from vcm.train.latents import WHITENING_FLOOR_SHARE, cached_pair, encode_images, measure_whitening
+from vcm.train.loop import LoopConfig, count_steps, read_seconds, run_loop
 from vcm.train.record import read_training
 from vcm.volume import Volume
 
@@ -327,10 +327,36 @@ def test_the_prior_is_trained_on_whitened_latents_of_tumor_free_subjects_and_is_
     assert not any(with_tumor for _, with_tumor in cohorts.asked)
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
     assert_same_weights(backbone.autoencoder, model.backbone.autoencoder)
-    paths = [tmp_path / f"latents-training-2{side}.pt" for side in ("", "-mirrored")]
+    paths = [next(tmp_path.glob(f"latents-training-2-{12 * '?'}{side}.pt")) for side in ("", "-mirrored")]
     latents = backbone.normalize(torch.cat([torch.load(path, weights_only=True) for path in paths]))
     torch.testing.assert_close(latents.mean(0), torch.zeros_like(latents[0]), atol=1e-4, rtol=0)
     assert float(latents.std(0).max()) <= 1.0001
+
+
+def test_latents_are_those_of_the_encoder_as_it_is_now(tmp_path):
+    autoencoder = build_tiny_model(GRID).backbone.autoencoder
+    images = np.random.default_rng(0).random((2, *GRID.shape), dtype=np.float32)
+
+    def made() -> torch.Tensor:
+        return cached_pair(tmp_path / "latents", autoencoder, images, "cpu")
+
+    first = made()
+    with torch.no_grad():
+        next(autoencoder.decoder.parameters()).add_(1.0)
+    torch.testing.assert_close(made(), first, rtol=0, atol=0)
+    assert len(list(tmp_path.glob("*.pt"))) == 2
+    with torch.no_grad():
+        next(autoencoder.encoder.parameters()).add_(1.0)
+    assert not torch.equal(made(), first)
+
+
+def test_a_run_tells_how_long_it_took_though_it_was_stopped(tmp_path):
+    assert read_seconds(tmp_path) == 0
+    lines = [(20, 10.0), (40, 20.0), (60, 30.0), (40, 21.0)]  # stopped after 60, gone on with from 20
+    text = "\n".join(json.dumps({"step": step, "seconds": seconds}) for step, seconds in lines)
+    (tmp_path / "log.jsonl").write_text(f'{text}\n{{"step": 40, "validation": {{}}}}\n')
+    assert read_seconds(tmp_path) == 21.0
+    assert read_seconds(tmp_path, 20) == 10.0
 
 
 def test_the_four_stages_make_a_model_that_generates(tiny_stages, tmp_path):

@@ -270,6 +270,8 @@ class TestRefusing:
             ({"srow_z": [0, 0, 0, 5]}, "singular"),
             ({"srow_z": [0, 0, 1e6, 0]}, "voxel size"),
             ({"srow_z": [0, 0, 1e-6, 0]}, "voxel size"),
+            ({"srow_z": [0, 0, 0.01, 0]}, "voxel size"),
+            ({"dim": [3, 2**12, 2, 2, 1, 1, 1, 1], "srow_x": [10, 0, 0, 0]}, "spans 4.1e+04 x"),
             ({"sform_code": 0, "pixdim": [1, 0, 2, 3, 1, 1, 1, 1]}, "singular"),
         ],
     )

@@ -13,7 +13,8 @@ Affine = NDArray[np.float64]
 SAME_GRID_TOLERANCE = 0.05  # voxels; float32 headers and quaternions are off by less, and an eye sees no less
 
 _FARTHEST_MM = 1e9  # beyond it a number is damage, and its square may be infinite
-_SPACING_RANGE_MM = (0.01, 100.0)
+_SPACING_RANGE_MM = (0.1, 20.0)
+_LARGEST_MM = 1000.0  # of a field of view: a few kilobytes may claim more, and what is made of them fills the memory
 _FLATTEST = 1e-3  # volume of a voxel with edges of length 1: 1 for right angles, 0 for axes in one plane
 _RIGHT_ANGLE_TOLERANCE = 1e-3  # largest cosine between two axes that counts as rounding
 
@@ -37,6 +38,20 @@ def check_affine(affine: NDArray) -> Affine:
             f"The voxel size is {format_sizes(spacing)} mm; sizes from {low} to {high:g} mm are expected."
         )
     return affine
+
+
+def check_extent(affine: Affine, shape: Sequence[int]) -> None:
+    """Refuse a field of view that no scanner has.
+
+    Raises:
+        VolumeError: an edge of the volume is too long.
+    """
+    extent = spacing_mm(affine) * shape
+    if extent.max() > _LARGEST_MM:
+        raise VolumeError(
+            f"The volume spans {format_sizes(extent)} mm; at most {_LARGEST_MM:g} mm are expected: "
+            "check its voxel size."
+        )
 
 
 def spacing_mm(affine: Affine) -> NDArray[np.float64]:

@@ -19,6 +19,7 @@ from vcm.adherence import TUMOR_REGIONS
 from vcm.calibration import Calibration, Lesion
 from vcm.conditions import MODALITIES
 from vcm.dataset import write_json
+from vcm.errors import VolumeError
 from vcm.metrics import largest_diameter_mm
 from vcm.pipeline import Pipeline
 from vcm.request import SEED_RANGE, GenerationRequest, GenerationResult
@@ -71,6 +72,7 @@ def place_with_scan(mask: Volume, scan: Volume) -> tuple[Volume, float]:
     found = place_in_template(scan)
     if np.array_equal(found.transform, np.eye(4)):
         return mask, 0.0
+    found = found.rigid  # a lesion keeps its size, and so its milliliters
     return Volume(mask.array, found.transform @ mask.affine, mask.notes), found.moved_mm
 
 
@@ -103,6 +105,9 @@ def follow_case(
         raise ValueError("The model folder has no segmenter, so there is nothing to measure with.")
     if not 1 <= seeds <= SEED_RANGE[1] - first_seed:
         raise ValueError(f"seeds is {seeds}; it must be at least 1.")
+    drawn = pipeline.prepare(GenerationRequest({"tumor": mask}, **settings))["tumor"].volume
+    if not drawn.array.any():
+        raise VolumeError(" ".join((*drawn.notes, "There is no tumor in the mask to be followed.")))
     results = []
     for number in range(seeds):
         request = GenerationRequest({"tumor": mask}, seed=first_seed + number, compare=number == 0, **settings)

@@ -6,7 +6,7 @@ import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vcm.conditions import get_modality
 from vcm.register import place_request
@@ -40,8 +40,8 @@ def find_cases(arguments: Sequence[str], fill: str | None = None) -> list[Case]:
 
     A folder stands for all NIfTI files in it, and so does a pattern such as "cohort/*_tumor.nii.gz" for those that it
     matches: each file is a case, named after the file without a trailing "_tumor", or after its folder where files are
-    named alike, and a folder or pattern of one file is a batch of one. A single file beside many belongs to each of
-    them. No argument at all is one case without conditions.
+    named alike, and a folder or pattern of one file is a batch of one. A file that is named itself, beside many,
+    belongs to each of them. No argument at all is one case without conditions.
 
     Args:
         arguments: NAME=FILE each.
@@ -50,8 +50,7 @@ def find_cases(arguments: Sequence[str], fill: str | None = None) -> list[Case]:
     Raises:
         CaseError: an argument has another form, names no file, or the files of two conditions do not pair up.
     """
-    found: dict[str, list[Path]] = {}
-    is_batch: dict[str, bool] = {}
+    found: dict[str, _Found] = {}
     for argument in arguments:
         name, equals, pattern = argument.partition("=")
         if not equals or not name or not pattern or name == _FILL:
@@ -59,22 +58,19 @@ def find_cases(arguments: Sequence[str], fill: str | None = None) -> list[Case]:
         if name in found:
             raise CaseError(f"The condition {name} is given twice: give a folder or a pattern to make many volumes.")
         found[name] = _find_files(name, pattern)
-        is_batch[name] = not Path(pattern).is_file()
     if fill is not None:
         found[_FILL] = _find_files(_FILL, fill)
-        is_batch[_FILL] = not Path(fill).is_file()
-    many = {name: files for name, files in found.items() if len(files) > 1}
+    # A folder that holds one file so far is one of many, too: so its file is nobody else's, and its result lies where
+    # it will with more files.
+    many = {name: each for name, each in found.items() if each.stands_for_many}
+    shared = {name: each.files[0] for name, each in found.items() if name not in many}
     if not many:
-        # Results lie where they would with more masks, so that one can be added and the command given again.
-        many = {name: found[name] for name in [name for name in found if is_batch[name]][:1]}
-    if not many:
-        return [_build_case(None, {name: files[0] for name, files in found.items()})]
-    by_case = {name: _name_cases(name, files) for name, files in many.items()}
+        return [_build_case(None, shared)]
+    by_case = {name: _name_cases(name, each) for name, each in many.items()}
     first, *others = by_case
     for other in others:
         if by_case[other].keys() != by_case[first].keys():
             raise CaseError(f"The files for {first} and for {other} do not pair up: give both the same names.")
-    shared = {name: files[0] for name, files in found.items() if name not in many}
     return [
         _build_case(case, shared | {name: files[case] for name, files in by_case.items()})
         for case in sorted(by_case[first])
@@ -102,22 +98,32 @@ def _build_case(name: str | None, files: dict[str, Path]) -> Case:
     return Case(name, {each: file for each, file in files.items() if each != _FILL}, files.get(_FILL))
 
 
-def _find_files(name: str, pattern: str) -> list[Path]:
+class _Found(NamedTuple):
+    """What an argument names; only a file that is named itself does not stand for many, however many there are."""
+
+    files: list[Path]
+    stands_for_many: bool
+    is_pattern: bool = False
+
+
+def _find_files(name: str, pattern: str) -> _Found:
     path = Path(pattern)
     if path.is_dir():
         files = [file for file in path.iterdir() if file.name.endswith(SUFFIXES) and not file.name.startswith(".")]
     elif path.exists():
-        files = [path]
+        return _Found([path], stands_for_many=False)
     else:
         files = [Path(match) for match in glob.glob(pattern, recursive=True)]
     if not files:
         raise CaseError(f"No file was found for the condition {name}: check the path or the pattern.")
-    return sorted(files)
+    return _Found(sorted(files), stands_for_many=True, is_pattern=not path.is_dir())
 
 
-def _name_cases(name: str, files: Sequence[Path]) -> dict[str, Path]:
+def _name_cases(name: str, found: _Found) -> dict[str, Path]:
+    files = found.files
     stems = {_stem(file).removesuffix(f"_{name}") or _stem(file): file for file in files}
-    if len(stems) == len(files):
+    is_alike = found.is_pattern and list(stems) == [name]  # the one match of "*/tumor.nii.gz", named as all will be
+    if len(stems) == len(files) and not is_alike:
         return stems
     folders = {file.resolve().parent.name: file for file in files}
     if len(folders) == len(files):

@@ -188,11 +188,12 @@ def generate(
 ) -> None:
     """Generate a volume that follows label maps and scans, and the uncontrolled one of the same noise.
 
-    Writes controlled.nii.gz, uncontrolled.nii.gz, one condition_NAME.nii.gz each and recipe.json; with several masks,
-    each into a folder of its own. A batch that was stopped goes on where it was when the command is given again, and
-    under accelerate launch or torchrun each process makes its share. With --condition partial=SCAN the result is that
-    scan, changed only in the region of --fill or around the tumor; with lowres=SCAN it is in the units of that scan. A
-    scan that lies elsewhere is brought to template space for the run, with the masks on its grid; the files go back.
+    Writes controlled.nii.gz, uncontrolled.nii.gz, one condition_NAME.nii.gz each, fill.nii.gz beside a partial scan,
+    and recipe.json; with several masks, each into a folder of its own. A batch that was stopped goes on where it was
+    when the command is given again, and under accelerate launch or torchrun each process makes its share. With
+    --condition partial=SCAN the result is that scan, changed only in the region of --fill or around the tumor; with
+    lowres=SCAN it is in the units of that scan. A scan that lies elsewhere is brought to template space for the run,
+    with the masks on its grid; the files go back.
     """
     given = {
         "num_inference_steps": steps,
@@ -239,7 +240,7 @@ def _repeat(
 ) -> None:
     from vcm.pipeline import Pipeline
     from vcm.pretrained import find_vcm_weights
-    from vcm.recipe import check_environment, load_recipe, model_name, request_from_recipe
+    from vcm.recipe import check_environment, load_recipe, model_name, request_from_recipe, sampling_precision
     from vcm.shards import find_shard
 
     if find_shard().index:
@@ -247,7 +248,7 @@ def _repeat(
         return
     recipe = load_recipe(path)
     request = request_from_recipe(recipe, _find_scans(recipe, path.parent, conditions))
-    precision = "bfloat16" if recipe["environment"].get("precision") == "bfloat16" else "float32"
+    precision = sampling_precision(recipe)
     model = model or model_name(recipe)
     find_vcm_weights(model, vcm_weights)  # what is missing is told before what a run would take
     _confirm_cost(model, device, request, yes)
@@ -296,6 +297,7 @@ def _generate_all(
     register: bool,
 ) -> None:
     from vcm.cases import find_cases, load_request
+    from vcm.outputs import refuse_own_files
     from vcm.pipeline import Pipeline
     from vcm.pretrained import find_vcm_weights
     from vcm.register import place_request
@@ -304,6 +306,8 @@ def _generate_all(
 
     shard = find_shard()
     cases = find_cases(conditions, fill)
+    for case in cases:
+        refuse_own_files(case.files, case.fill, out if case.name is None else out / case.name)
     plain = GenerationRequest(**settings)  # a wrong number is told before a model is loaded
     single = len(cases) == 1 and cases[0].name is None
     if single and shard.index:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from vcm.conditions import MODALITIES
 from vcm.placement import move_back
-from vcm.recipe import save_recipe
+from vcm.recipe import RecipeError, load_recipe, save_recipe
 from vcm.request import GenerationResult
 
 CONTROLLED_FILE = "controlled.nii.gz"
@@ -39,12 +40,25 @@ def make_folder(folder: str | Path) -> Path:
 
 def is_complete(folder: str | Path, recipe: Mapping[str, Any]) -> bool:
     """Tell whether all files lie in a folder that `write_result` writes with a result of this recipe."""
-    path = Path(folder)
-    conditions = recipe["conditions"]
-    names = [CONTROLLED_FILE, RECIPE_FILE, *(CONDITION_FILE.format(name=name) for name in conditions)]
-    names += [UNCONTROLLED_FILE] if recipe["request"]["compare"] else []
-    names += [FILL_FILE] if "partial" in conditions else []
-    return all((path / name).is_file() for name in names)
+    names = [*_list_volumes(recipe["conditions"], recipe["request"]), RECIPE_FILE]
+    return all((Path(folder) / name).is_file() for name in names)
+
+
+def refuse_own_files(files: Mapping[str, Path], fill: Path | None, folder: str | Path) -> None:
+    """Refuse a folder in which a result would take the place of a file that it is to be made from.
+
+    Args:
+        files: of the conditions, by modality name.
+        fill: of the region that is made up.
+
+    Raises:
+        OutputError: there is one.
+    """
+    where = Path(folder).resolve()
+    written = {CONTROLLED_FILE, UNCONTROLLED_FILE, FILL_FILE, *(CONDITION_FILE.format(name=name) for name in files)}
+    own = [*files.values(), *([] if fill is None else [fill])]
+    if any(file.resolve().parent == where and file.name in written for file in own):
+        raise OutputError("A file that is given would be replaced by the result: choose another output folder.")
 
 
 def write_result(result: GenerationResult, folder: str | Path) -> list[Path]:
@@ -55,7 +69,7 @@ def write_result(result: GenerationResult, folder: str | Path) -> list[Path]:
     moved to template space, all volumes go back to where those lay.
 
     Each file appears whole or not at all, the recipe last: where there is a recipe, the volumes beside it are its own.
-    Files of an earlier result in the folder that this one does not have are removed.
+    Files of an earlier result that this one does not have are removed: those that the recipe in the folder names.
 
     Raises:
         OutputError, VolumeError, RecipeError: the disk refuses.
@@ -68,14 +82,32 @@ def write_result(result: GenerationResult, folder: str | Path) -> list[Path]:
     volumes |= {CONDITION_FILE.format(name=name): volume for name, volume in conditions.items()}
     if result.fill is not None:
         volumes[FILL_FILE] = result.fill
-    once = (path / name for name in (UNCONTROLLED_FILE, FILL_FILE, RECIPE_FILE))
-    earlier = {*path.glob(CONDITION_FILE.format(name="*")), *once}
     try:
-        for file in earlier - {path / name for name in volumes}:
-            file.unlink(missing_ok=True)
+        for name in [*_list_earlier(path), RECIPE_FILE]:
+            if name not in volumes:
+                (path / name).unlink(missing_ok=True)
     except OSError:
         raise OutputError("An earlier result in the output folder could not be replaced.") from None
     for name, volume in volumes.items():
         move_back(volume, result.recipe["request"].get("placement")).save(path / name)
     save_recipe(result.recipe, path / RECIPE_FILE)
     return [*(path / name for name in volumes), path / RECIPE_FILE]
+
+
+def _list_earlier(folder: Path) -> list[str]:
+    """Return the names of the volumes of the result that the recipe in a folder is of; none without a recipe."""
+    try:
+        recipe = load_recipe(folder / RECIPE_FILE)
+    except (RecipeError, OSError):
+        return []  # a file of that name that is no recipe says nothing about its neighbours
+    conditions, settings = (recipe.get(part) for part in ("conditions", "request"))
+    if not isinstance(conditions, Mapping) or not isinstance(settings, Mapping):
+        return []
+    return _list_volumes([name for name in conditions if name in MODALITIES], settings)
+
+
+def _list_volumes(conditions: Collection[str], settings: Mapping[str, Any]) -> list[str]:
+    """Return the names of a result's volumes, by what its recipe says."""
+    names = [CONTROLLED_FILE, *(CONDITION_FILE.format(name=name) for name in conditions)]
+    names += [UNCONTROLLED_FILE] if settings.get("compare") else []
+    return names + ([FILL_FILE] if "partial" in conditions else [])

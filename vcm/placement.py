@@ -32,15 +32,17 @@ def move_back(volume: Volume, placement: Placement | None) -> Volume:
     return Volume(volume.array, np.where(np.abs(affine) < _ROUNDING, 0.0, affine), volume.notes)
 
 
-def move_along(mask: Volume, scan: Volume, placement: Placement | None) -> Volume:
-    """Return a mask moved with a scan, given as it lies after its move, if both lay on one grid; else as it lies."""
-    before = move_back(scan, placement)
+def move_along(mask: Volume, scans: Iterable[tuple[Volume, Placement | None]]) -> Volume:
+    """Return a mask moved with the first of some scans on whose grid it lay; else, or if that one stayed, as it lies.
+
+    Args:
+        mask: before any move.
+        scans: each as it lies after its move, and that move.
+    """
+    return next((move(mask, placement) for scan, placement in scans if _lay_on(mask, move_back(scan, placement))), mask)
+
+
+def _lay_on(mask: Volume, scan: Volume) -> bool:
+    """Tell whether a mask has the grid of a scan."""
     shape = mask.array.shape
-    is_its_own = shape == before.array.shape and same_place(mask.affine, before.affine, shape)
-    return move(mask, placement) if is_its_own else mask
-
-
-def move_along_any(mask: Volume, scans: Iterable[tuple[Volume, Placement | None]]) -> Volume:
-    """Return a mask moved with the first of some scans on whose grid it lay, see `move_along`; else as it lies."""
-    tries = (move_along(mask, scan, placement) for scan, placement in scans)
-    return next((tried for tried in tries if tried is not mask), mask)
+    return shape == scan.array.shape and same_place(mask.affine, scan.affine, shape)

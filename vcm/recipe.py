@@ -184,6 +184,11 @@ def model_name(recipe: Mapping[str, Any]) -> str:
     return name
 
 
+def sampling_precision(recipe: Mapping[str, Any]) -> str:
+    """Return the number format that the recipe was made in; raises RecipeError if it does not say where it was made."""
+    return "bfloat16" if _mapping(recipe, "environment").get("precision") == "bfloat16" else "float32"
+
+
 def check_environment(recipe: Mapping[str, Any], environment: Environment) -> tuple[str, ...]:
     """Compare what the recipe was made with to what is here, and return what a user should know, as sentences.
 

@@ -12,13 +12,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, optimize
+from skimage.transform import downscale_local_mean
 
 from vcm.affines import Affine
 from vcm.conditions import get_modality
 from vcm.config import Grid
 from vcm.errors import VolumeError
 from vcm.image_conditions import measure_range, scale_intensities
-from vcm.placement import as_placement, move, move_along_any
+from vcm.placement import as_placement, move, move_along
 from vcm.request import GenerationRequest, Placement
 from vcm.scans import read_values
 from vcm.volume import Volume
@@ -33,6 +34,7 @@ FOUND = 0.65
 
 _SPACING_MM = 4.0  # of what is compared: finer would take longer and, at 7 parameters, place no better
 _COARSE_MM = 8.0
+_FINE_ENOUGH = 4  # voxels along an edge of what they are averaged over
 _BRAIN_LEVEL = 0.05  # of the template, which is 0 around the brain
 _MARGIN_MM = {"brain": 8.0, "head": 24.0}  # around the brain: its border says most, and so does the scalp's
 _HEAD_MM = 155.0  # from the crown down: what lies below is neck, of which scans hold more or less
@@ -105,7 +107,7 @@ class Placed(NamedTuple):
     notes: tuple[str, ...]
 
 
-def place_head(name: str, scan: Volume, known: Iterable[Placement] = ()) -> Placed:
+def place_head(name: str, scan: Volume, known: Iterable[Placement | None] = ()) -> Placed:
     """Bring a scan to template space by what it shows: headers name spaces that the voxels are not in.
 
     It is turned and shifted but keeps its size: the model knows heads of many sizes.
@@ -113,18 +115,21 @@ def place_head(name: str, scan: Volume, known: Iterable[Placement] = ()) -> Plac
     Args:
         name: of the image condition that it is for.
         scan: of a head, or of a brain cut out of one, on any grid; an image of anything else stays where it lies.
-        known: how other scans of the same session were moved; one that fits is taken, so that they stay together.
+        known: how other scans of the same session were moved, None for one that stayed; one that fits is taken, so that
+            they stay together.
     """
     image = Volume(scale_intensities(scan.array, measure_range(scan.array)), scan.affine)
     found = register(image)
-    if found.likeness < FOUND:
-        return Placed(scan, None, ("It is not like a head of the template, so it was taken as it lies.",))
-    notes = (_STRIPPED.get(name, _HEAD_MADE_UP),) if is_stripped(image) else ()
+    is_head = found.likeness >= FOUND
+    notes = (_STRIPPED.get(name, _HEAD_MADE_UP),) if is_head and is_stripped(image) else ()
     rigid = found.rigid
     least = measure_likeness(image, rigid.transform) - _ABOUT_AS_LIKE
-    together = next((each for each in known if measure_likeness(image, np.array(each)) > least), None)
-    if together is not None:
-        return Placed(move(scan, together), together, (*notes, "It was moved with the other scan."))
+    for together in known:
+        if measure_likeness(image, np.eye(4) if together is None else np.array(together)) > least:
+            told = () if together is None else ("It was moved with the other scan.",)
+            return Placed(move(scan, together), together, (*notes, *told))
+    if not is_head:
+        return Placed(scan, None, ("It is not like a head of the template, so it was taken as it lies.",))
     if rigid.moved_mm <= TOLERANCE_MM:
         return Placed(scan, None, notes)
     placement = as_placement(rigid.transform)
@@ -135,7 +140,8 @@ def place_head(name: str, scan: Volume, known: Iterable[Placement] = ()) -> Plac
 def place_request(request: GenerationRequest) -> GenerationRequest:
     """Bring the scans of a request to template space, and the masks that lie on their grids with them.
 
-    Its volumes' notes tell what was found and done; the files of its result go back to where the first scan lay.
+    Its volumes' notes tell what was found and done; the files of its result go back to where the scan lay that it is
+    to agree with, the partial one or that of thick slices, else the first.
 
     Raises:
         VolumeError: a scan is none.
@@ -145,16 +151,16 @@ def place_request(request: GenerationRequest) -> GenerationRequest:
     for name, volume in request.conditions.items():
         if get_modality(name).kind == "image":
             scan, notes = read_values(name, volume)
-            known = [each.placement for each in moved.values() if each.placement is not None]
-            moved[name] = placed = place_head(name, scan, known)
+            moved[name] = placed = place_head(name, scan, [each.placement for each in moved.values()])
             conditions[name] = replace(placed.volume, notes=volume.notes + notes + placed.notes)
     if not moved:
         return request
 
     scans = [(placed.volume, placed.placement) for placed in moved.values()]
-    conditions |= {n: move_along_any(mask, scans) for n, mask in request.conditions.items() if n not in moved}
-    fill = None if request.fill is None else move_along_any(request.fill, scans)
-    return replace(request, conditions=conditions, fill=fill, placement=scans[0][1])
+    conditions |= {n: move_along(mask, scans) for n, mask in request.conditions.items() if n not in moved}
+    fill = None if request.fill is None else move_along(request.fill, scans)
+    followed = next((name for name in ("partial", "lowres") if name in moved), next(iter(moved)))
+    return replace(request, conditions=conditions, fill=fill, placement=moved[followed].placement)
 
 
 def is_stripped(scan: Volume) -> bool:
@@ -259,6 +265,7 @@ def _template_points(kind: str, spacing_mm: float) -> tuple[NDArray[np.float64],
 
 def _shrink(scan: Volume, spacing_mm: float) -> Volume:
     """Return a scan averaged over cubes of the world, with a border of air, clipped at its 99.5th percentile."""
+    scan = _pool(scan, spacing_mm / _FINE_ENOUGH)
     corners = np.array([*itertools.product(*((-0.5, n - 0.5) for n in scan.array.shape))])
     world = corners @ scan.affine[:3, :3].T + scan.affine[:3, 3]
     low, high = world.min(axis=0) - 2 * spacing_mm, world.max(axis=0) + 2 * spacing_mm
@@ -268,6 +275,19 @@ def _shrink(scan: Volume, spacing_mm: float) -> Volume:
     array = scan.to_grid(shape.tolist(), affine).array.astype(np.float32)
     bright = array[array > 0]
     return Volume(array.clip(0, np.percentile(bright, 99.5)) if bright.size else array, affine)
+
+
+def _pool(scan: Volume, spacing_mm: float) -> Volume:
+    """Return a scan with blocks of voxels averaged to about this spacing; finer voxels would only cost time."""
+    blocks = tuple(max(1, int(spacing_mm / each)) for each in scan.spacing_mm)
+    if max(blocks) == 1:
+        return scan
+    edges = [(0, -size % block) for size, block in zip(scan.array.shape, blocks, strict=True)]
+    pooled = downscale_local_mean(np.pad(scan.array, edges, mode="edge"), blocks).astype(np.float32)
+    affine = scan.affine.copy()
+    affine[:3, :3] *= blocks
+    affine[:3, 3] += scan.affine[:3, :3] @ (np.array(blocks) - 1) / 2
+    return Volume(pooled, affine)
 
 
 def _find_solid(small: Volume) -> NDArray[np.bool_]:

@@ -220,12 +220,14 @@ def _find_hole(
             raise VolumeError("The tumor map is empty, so the partial condition needs a fill: what is to be made up.")
         spacing_mm = Volume(tumor, grid.affine).spacing_mm
         hole = grow(tumor > 0, HOLE_MARGIN_MM, spacing_mm)
-        made_up = Volume(hole.astype(np.uint8), grid.affine)
-        return (
-            hole,
-            Volume(_place_mask(made_up, own).array, own.affine),
-            (f"The tumor and what lies within {HOLE_MARGIN_MM:g} mm of it is made up.",),
-        )
+        placed = _place_mask(Volume(hole.astype(np.uint8), grid.affine), own)
+        if not placed.array.any():
+            raise VolumeError("The tumor lies outside the partial scan: both must be in the same space, in mm.")
+        notes: tuple[str, ...] = (f"The tumor and what lies within {HOLE_MARGIN_MM:g} mm of it is made up.",)
+        outside = fraction_outside(hole, grid.affine, own.array.shape, own.affine)
+        if outside > _WORTH_SAYING:
+            notes += (f"{outside:.1%} of that lies outside the scan, and so does that part of the result.",)
+        return hole, Volume(placed.array, own.affine), notes
     try:
         labels = as_labels(fill.array)
     except VolumeError:

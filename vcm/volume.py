@@ -19,6 +19,7 @@ from vcm.affines import (
     Affine,
     Shape,
     check_affine,
+    check_extent,
     distance_mm,
     format_sizes,
     is_oblique,
@@ -345,6 +346,7 @@ def _read_affine(header: nib.Nifti1Header, shape: Shape) -> tuple[Affine, tuple[
             "The file does not say how it is oriented; it was read as left, anterior, superior around its centre, "
             "so check left and right."
         )
+    check_extent(affine, shape)
     if unit != 1.0:
         notes.append(f"The file's lengths are in {'meters' if unit > 1 else 'microns'}; they were converted to mm.")
     if is_sheared(affine):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from vcm.study.methods import BUILDERS, Method, deepened, lightened, widened
 from vcm.study.plan import ARMS, Run, StudyPlan
 from vcm.train.adapter import AdapterRecipe, draw_conditions
 from vcm.train.diffusion import denoising_loss
-from vcm.train.loop import LoopConfig, run_loop
+from vcm.train.loop import LoopConfig, read_seconds, run_loop
 from vcm.train.objective import add_noise, measure_error, measure_size
 from vcm.train.pairs import Pairs
 
@@ -61,7 +60,6 @@ def train_run(run: Run, learning_rate: float, material: Material, plan: StudyPla
         backbone = show_tumors(backbone, pairs, plan, out / "backbone", material.device)
     torch.manual_seed(run.seed)
     method = build_method(run, material.config, backbone, plan)
-    started = time.monotonic()
     trained = run_loop(
         method,
         lambda network, step, random: objective(network, backbone, pairs, _draw(pairs, plan, random), recipe, random),
@@ -70,7 +68,7 @@ def train_run(run: Run, learning_rate: float, material: Material, plan: StudyPla
         resume=True,
         device=material.device,
     )
-    seconds = time.monotonic() - started
+    seconds = sum(read_seconds(folder) for folder in (out, out / "backbone"))
     parameters = sum(p.numel() for p in trained.parameters())  # of its own: it holds no backbone
     facts = {"parameters": parameters, "training_seconds": seconds}
     return Trained(trained, backbone, validate(trained, backbone, material.held_out, plan), facts)

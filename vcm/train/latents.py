@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from functools import partial
 from pathlib import Path
@@ -41,16 +42,29 @@ def encode_images(autoencoder: Autoencoder, images: np.ndarray, device: str, mir
 
 
 def cached_pair(prefix: Path, autoencoder: Autoencoder, images: np.ndarray, device: str) -> Tensor:
-    """Read or make the latents of images as they are, then of their mirror images: (2 N, C, x, y, z)."""
+    """Read or make the latents of images as they are, then of their mirror images: (2 N, C, x, y, z).
+
+    An encoder with other weights makes them anew; a decoder that has learned on leaves them as they are.
+    """
+    name = f"{prefix.name}-{len(images)}-{_hash_encoder(autoencoder)}"
     return torch.cat(
         [
             cached_tensor(
-                prefix.with_name(f"{prefix.name}-{len(images)}{'-mirrored' * mirrored}.pt"),
+                prefix.with_name(f"{name}{'-mirrored' * mirrored}.pt"),
                 partial(encode_images, autoencoder, images, device, mirrored),
             )
             for mirrored in (False, True)
         ]
     )
+
+
+def _hash_encoder(autoencoder: Autoencoder) -> str:
+    """Return the beginning of the SHA-256 of all weights that a latent's mean depends on."""
+    digest = hashlib.sha256()
+    for name, tensor in autoencoder.state_dict().items():
+        if name.startswith(("encoder.", "quant_conv_mu.")):
+            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def measure_whitening(means: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,7 @@ from vcm.whole_files import write_whole
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "state.pt"
+LOG_FILE = "log.jsonl"
 BEST_FILE = "best.pt"
 
 _TEAM_STRIDE = 8_388_617
@@ -111,7 +112,7 @@ def run_loop(
         write_json(folder / "loop.json", asdict(config))
     best = _read_best(folder, first) if config.patience else None
 
-    started = time.monotonic()
+    before, started = read_seconds(folder, first), time.monotonic()
     figures_sum: dict[str, float] = {}
     figures_count = 0
     for step in range(first, config.steps):
@@ -140,8 +141,9 @@ def run_loop(
         done = step + 1
         if log is not None and (done % config.log_every == 0 or done == config.steps):
             means = {name: value / figures_count for name, value in figures_sum.items()}
-            seconds = (time.monotonic() - started) / (done - first)
-            log.write({"step": done, **means, "seconds_a_step": seconds})
+            seconds = time.monotonic() - started
+            times = {"seconds": before + seconds, "seconds_a_step": seconds / (done - first)}
+            log.write({"step": done, **means, **times})
             figures_sum, figures_count = {}, 0
         if team.is_first and (done % config.save_every == 0 or done == config.steps):
             _save_state(state_path, network, averaged, optimizer, done)
@@ -205,11 +207,19 @@ def _save_state(path: Path, network: nn.Module, averaged: nn.Module, optimizer: 
         torch.save(state, file)
 
 
+def read_seconds(folder: Path, step: int | None = None) -> float:
+    """Return how long a run in `folder` took up to a step, or in all, whatever stopped it between; 0 without a log."""
+    path = folder / LOG_FILE
+    entries = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    told = [entry for entry in entries if "seconds" in entry and (step is None or entry["step"] <= step)]
+    return float(told[-1]["seconds"]) if told else 0.0
+
+
 class _Log:
     """What a run says: lines of JSON in its folder, and on request the same for TensorBoard."""
 
     def __init__(self, folder: Path, board: bool) -> None:
-        self._path = folder / "log.jsonl"
+        self._path = folder / LOG_FILE
         self._board: Any = None
         if board and importlib.util.find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter

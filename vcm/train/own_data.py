@@ -147,6 +147,7 @@ def load_own_cohort(
     exams, problems = find_exams(root)
     if not exams:
         raise DataProblemsError(problems)
+    problems += _read_participants(root)[1]  # they are no part of what is kept
     conditions, lacking = choose_conditions(exams, tuple(config.adapter.condition_channels), wanted)
     roles = ["t1", *(name for name in (*IMAGES[1:], *LABELS) if name in conditions)]
     if "tumor" not in roles and all("tumor" in exam.files for exam in exams):
@@ -375,7 +376,7 @@ def _read_participants(root: Path) -> tuple[dict[str, dict[int, float]], list[Pr
     if not path.is_file():
         return said, problems
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t")
+        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)  # BIDS has no quotes: an inch mark is one
         if "participant_id" not in (reader.fieldnames or ()):
             return said, [Problem(PARTICIPANTS_FILE, "a column participant_id is expected, then age and sex, by tabs.")]
         for line, row in enumerate(reader, start=2):

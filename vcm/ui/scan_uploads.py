@@ -17,7 +17,7 @@ from PIL import Image
 
 from vcm.conditions import MODALITIES
 from vcm.config import Grid
-from vcm.placement import as_placement, move_along, move_along_any
+from vcm.placement import as_placement, move_along
 from vcm.register import place_head, template_brain
 from vcm.request import Placement
 from vcm.scans import place_scan, prepare_scan, read_values
@@ -184,7 +184,7 @@ def find_placement(folder: Path, name: str) -> Placement | None:
 
 def move_with_scans(mask: Volume, folder: Path) -> Volume:
     """Return a mask moved along with the scan of the session on whose grid it lay; else as it lies."""
-    return move_along_any(mask, ((scan, find_placement(folder, name)) for name, scan in find_scans(folder).items()))
+    return move_along(mask, ((scan, find_placement(folder, name)) for name, scan in find_scans(folder).items()))
 
 
 def find_scans(folder: Path) -> dict[str, Volume]:
@@ -231,7 +231,8 @@ def _take(name: str, volume: Volume, grid: Grid, folder: Path) -> tuple[Volume |
     """Judge, place and keep a scan or a region; return what the model sees of it, where it sees anything, and notes."""
     if name == FILL:
         return _take_fill(move_with_scans(volume, folder), grid, folder)
-    known = [placement for each in find_scans(folder) if each != name and (placement := find_placement(folder, each))]
+    others = [each for each in MODALITIES if each not in (name, FILL) and _is_kept(folder, each)]
+    known = [find_placement(folder, each) for each in others]
     own, notes = read_values(name, volume)
     placed = place_head(name, own, known)
     shown, _ = place_scan(name, placed.volume, grid)
@@ -240,7 +241,7 @@ def _take(name: str, volume: Volume, grid: Grid, folder: Path) -> tuple[Volume |
         notes += (_DROP_MASKS_AFTER,)
     fill = find_scan(folder, FILL) if name == "partial" else None
     if fill is not None:
-        fill = move_along(fill, placed.volume, placed.placement)
+        fill = move_along(fill, [(placed.volume, placed.placement)])
         seen = prepare_scan(name, placed.volume, grid, fill)  # refused before anything is kept
         keep_scan(folder, FILL, fill)
         shown, notes = seen.volume, (*notes, *(note for note in seen.notes if note not in shown.notes), _OLD_REGION)

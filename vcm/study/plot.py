@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vcm.figures import FAINT_TEXT, TEXT
 from vcm.study.methods import BUILDERS, TITLES
 from vcm.study.plan import find_main
@@ -15,6 +17,8 @@ _MARKERS = dict(zip(BUILDERS, "osD^v", strict=True))
 _PANEL_WIDTH, _HEIGHT, _DPI = 9.2, 7.0, 100
 _LARGE, _SMALL = 18, 15
 _GRID = "#333333"
+_BETWEEN_SIZES = 0.45  # of the width
+_CLOSE = 0.08  # in Dice: a line of text is as high
 
 
 def draw_study(results: Mapping[str, Any], path: str | Path) -> Path:
@@ -66,17 +70,21 @@ def _draw_samples(axes: Any, results: Mapping[str, Any]) -> None:
                     axes.plot(*point, markersize=6, alpha=0.6, linewidth=0, **style)
         if line:
             axes.plot(*zip(*line, strict=True), markersize=11, linewidth=2.5, label=TITLES[method], **style)
-    limits = results["limits"].get("limits", {})
-    for name, figures in limits.items():
-        value = figures["dice"]["value"]
-        axes.axhline(value, color=FAINT_TEXT, linewidth=1.5, linestyle=(0, (4, 4)))
-        axes.annotate(
-            name, (0.01, value), (0, 4), ("axes fraction", "data"), "offset points", color=FAINT_TEXT, size=_SMALL
-        )
+    _draw_limits(axes, results["limits"].get("limits", {}))
     axes.set_xscale("log")
     axes.set_xticks(results["plan"]["sizes"], [str(size) for size in results["plan"]["sizes"]], minor=False)
     axes.minorticks_off()
     _style(axes, "whole-tumor Dice by the number of subjects", "subjects learned from")
+
+
+def _draw_limits(axes: Any, limits: Mapping[str, Any]) -> None:
+    """A dashed line for each, named between two sizes, above it unless another line is close above."""
+    values = sorted((figures["dice"]["value"], name) for name, figures in limits.items())
+    for (value, name), (above, _) in zip(values, [*values[1:], (np.inf, "")], strict=True):
+        axes.axhline(value, color=FAINT_TEXT, linewidth=1.5, linestyle=(0, (4, 4)))
+        offset, side = (4, "bottom") if above - value > _CLOSE else (-4, "top")
+        where = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": side}
+        axes.annotate(name, (_BETWEEN_SIZES, value), (0, offset), color=FAINT_TEXT, size=_SMALL, **where)
 
 
 def _draw_parameters(axes: Any, results: Mapping[str, Any]) -> None:

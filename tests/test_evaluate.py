@@ -113,7 +113,7 @@ def test_the_model_card_is_rendered_from_a_real_evaluation(measured, folder):
     assert "## The conditions, alone and together" in card
     assert "| tumor + anatomy |" in card
     assert "**not reached**" in card  # random weights reach little
-    assert "vcm evaluate --model tiny --subjects 2 --uncontrolled 4 --modality-subjects 1 --out evaluation" in card
+    assert "vcm evaluate --model tiny --out evaluation --subjects 2 --uncontrolled 4 --modality-subjects 1" in card
 
 
 @pytest.mark.slow

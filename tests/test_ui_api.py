@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from visitor import PATIENT
 
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
@@ -69,7 +70,9 @@ def app(pipeline: Pipeline, tumor: Volume, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def client(app: gr.Blocks, tmp_path_factory: pytest.TempPathFactory) -> Client:
-    return Client(app.local_url, verbose=False, download_files=str(tmp_path_factory.mktemp("downloads")))
+    return Client(
+        app.local_url, verbose=False, httpx_kwargs=PATIENT, download_files=str(tmp_path_factory.mktemp("downloads"))
+    )
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from own_subjects import MOVED
 from scipy import ndimage
-from visitor import Visitor, text_of
+from visitor import PATIENT, Visitor, text_of
 
 from vcm import simulate
 from vcm.checkpoint import LoadedModel
@@ -121,7 +121,7 @@ def test_a_region_may_come_before_its_scan(app, files):
 
 
 def test_the_endpoint_takes_scans_and_a_region(app, files, scan, fill, tmp_path):
-    client = Client(app.local_url, verbose=False, download_files=str(tmp_path))
+    client = Client(app.local_url, verbose=False, httpx_kwargs=PATIENT, download_files=str(tmp_path))
     given = {"partial": handle_file(files["scan"]), "fill": handle_file(files["fill"])}
     written, recipe = client.predict(**given, num_inference_steps=2, compare=False, api_name="/generate")
     volumes = {Path(file).name: file for file in written}
@@ -134,7 +134,7 @@ def test_the_endpoint_takes_scans_and_a_region(app, files, scan, fill, tmp_path)
 
 
 def test_a_recipe_finds_the_scans_that_were_dropped_before(app, files, tmp_path):
-    client = Client(app.local_url, verbose=False, download_files=str(tmp_path))
+    client = Client(app.local_url, verbose=False, httpx_kwargs=PATIENT, download_files=str(tmp_path))
     given = {"partial": handle_file(files["scan"]), "fill": handle_file(files["fill"])}
     written, _ = client.predict(**given, num_inference_steps=2, compare=False, api_name="/generate")
     recipe = next(Path(file) for file in written if Path(file).name == "recipe.json")

@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 
 PATIENCE_SECONDS = 120
+PATIENT = {"timeout": PATIENCE_SECONDS}
+"""For a client of Gradio's own, which gives up after five seconds otherwise: a busy machine takes longer."""
 
 
 @dataclass

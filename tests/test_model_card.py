@@ -9,8 +9,7 @@ import torch
 from judged import estimate, evaluation, folder
 from safetensors.torch import load_file
 
-from vcm.checkpoint import CheckpointError, write_sums
-from vcm.evaluate import hash_weights
+from vcm.checkpoint import CheckpointError, hash_weights, write_sums
 from vcm.model_card import (
     CARD_FILE,
     TEMPLATE_NOTICE,

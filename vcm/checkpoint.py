@@ -237,6 +237,15 @@ def write_sums(folder: Path) -> None:
     write_bytes(folder / SUMS_FILE, "".join(lines).encode())
 
 
+def hash_weights(network: nn.Module, parts: tuple[str, ...] = ("",)) -> str:
+    """Return the SHA-256 of a network's weights as they are in memory, or of those whose names begin with `parts`."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        if name.startswith(parts):
+            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def file_hash(path: Path) -> str:
     """Return a file's SHA-256 sum in hexadecimal."""
     with path.open("rb") as file:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch import nn
 from tqdm import tqdm
 
 from vcm import simulate
 from vcm.adherence import dice, score_anatomy, score_tumor
+from vcm.checkpoint import hash_weights
 from vcm.dataset import read_earlier, write_json
 from vcm.evaluate_modalities import SECTION, list_combinations, measure_modalities
 from vcm.image_conditions import CONTRASTS
@@ -307,14 +306,6 @@ def subjects_with_tumor(plan: EvaluationPlan, contrasts: tuple[str, ...] = ("t1"
                     progress.update()
             first += missing
     return found
-
-
-def hash_weights(network: nn.Module) -> str:
-    """Return the SHA-256 of a network's weights as they are in memory."""
-    digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _segment(pipeline: Pipeline, volume: NDArray) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

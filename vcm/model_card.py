@@ -21,11 +21,12 @@ from vcm.checkpoint import (
     VCM_FILE,
     WHITENING,
     CheckpointError,
+    hash_weights,
     verify_files,
     write_bytes,
 )
 from vcm.config import ModelConfig
-from vcm.evaluate import EvaluationPlan, hash_weights
+from vcm.evaluate import EvaluationPlan
 from vcm.evaluate_modalities import SECTION, tabulate
 from vcm.metrics import BOOTSTRAP_RESAMPLES, Estimate
 from vcm.segmenter import Segmenter

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from functools import partial
 from pathlib import Path
@@ -12,10 +11,14 @@ import torch
 from torch import Tensor
 
 from vcm.autoencoder import Autoencoder
+from vcm.checkpoint import hash_weights
 from vcm.dataset import cached_tensor
 from vcm.precision import autocast
 
 logger = logging.getLogger(__name__)
+
+_ENCODER = ("encoder.", "quant_conv_mu.")
+"""How the names of the weights begin that a latent's mean depends on."""
 
 WHITENING_FLOOR_SHARE = 0.3
 """The least deviation of a cell, as a share of its channel's typical one: air hardly varies, and would be amplified."""
@@ -46,7 +49,7 @@ def cached_pair(prefix: Path, autoencoder: Autoencoder, images: np.ndarray, devi
 
     An encoder with other weights makes them anew; a decoder that has learned on leaves them as they are.
     """
-    name = f"{prefix.name}-{len(images)}-{_hash_encoder(autoencoder)}"
+    name = f"{prefix.name}-{len(images)}-{hash_weights(autoencoder, _ENCODER)[:12]}"
     return torch.cat(
         [
             cached_tensor(
@@ -56,15 +59,6 @@ def cached_pair(prefix: Path, autoencoder: Autoencoder, images: np.ndarray, devi
             for mirrored in (False, True)
         ]
     )
-
-
-def _hash_encoder(autoencoder: Autoencoder) -> str:
-    """Return the beginning of the SHA-256 of all weights that a latent's mean depends on."""
-    digest = hashlib.sha256()
-    for name, tensor in autoencoder.state_dict().items():
-        if name.startswith(("encoder.", "quant_conv_mu.")):
-            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def measure_whitening(means: Tensor) -> tuple[Tensor, Tensor]:

@@ -231,7 +231,7 @@ def _take(name: str, volume: Volume, grid: Grid, folder: Path) -> tuple[Volume |
     """Judge, place and keep a scan or a region; return what the model sees of it, where it sees anything, and notes."""
     if name == FILL:
         return _take_fill(move_with_scans(volume, folder), grid, folder)
-    others = [each for each in MODALITIES if each not in (name, FILL) and _is_kept(folder, each)]
+    others = [each for each in MODALITIES if each != name and _is_kept(folder, each)]
     known = [find_placement(folder, each) for each in others]
     own, notes = read_values(name, volume)
     placed = place_head(name, own, known)

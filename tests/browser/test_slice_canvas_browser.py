@@ -786,6 +786,36 @@ def test_a_handler_that_answers_late_takes_no_stroke_away(studio: Studio, page: 
     np.testing.assert_array_equal(studio.generated[0], both)
 
 
+def two_answers(first: str, second: str) -> str:
+    """JavaScript in which two handlers answer, both from the value `was`, before the volumes of the first are here."""
+    return f"""async () => {{ const c = vcmSliceCanvas.find('editor'), was = c.props.value;
+        const again = (name) => ({{ ...was.layers[0], name,
+          file: {{ ...was.layers[0].file, url: was.layers[0].file.url + '?' + name }} }});
+        const fetched = window.fetch;
+        window.fetch = async (...args) => {{ await new Promise((go) => setTimeout(go, 300)); return fetched(...args); }};
+        c.props.value = {first}; const one = c.sync();
+        c.props.value = {second}; await c.sync(); await one; window.fetch = fetched; }}"""
+
+
+def test_of_two_scans_that_arrive_almost_together_both_are_shown(page: Page) -> None:
+    layers = "{{ ...was, layers: [...was.layers, again('{}')] }}"
+    page.evaluate(two_answers(layers.format("T2"), layers.format("FLAIR")))
+    names = page.evaluate("vcmSliceCanvas.find('editor').layers.map(({ name }) => name)")
+    assert sorted(names) == ["FLAIR", "T1", "T2"]
+
+
+def test_a_scan_that_arrives_while_an_example_is_loading_does_not_take_it_back(studio: Studio, page: Page) -> None:
+    stroke(page)
+    drawn = studio.drawing(page)
+    example = "{ ...was, layers: [again('Example')], mask: null, mask_revision: 'example' }"
+    page.evaluate(two_answers(example, "{ ...was, layers: [...was.layers, again('T2')] }"))
+    names = page.evaluate("vcmSliceCanvas.find('editor').layers.map(({ name }) => name)")
+    assert names == ["Example"]
+    assert drawn_ml(page, 1) == 0
+    page.click("#editor [data-action=undo]")
+    np.testing.assert_array_equal(studio.drawing(page), drawn)
+
+
 def test_a_button_pressed_right_after_a_stroke_gets_that_stroke(studio: Studio, page: Page) -> None:
     stroke(page)
     page.locator("#generate").dispatch_event("click")

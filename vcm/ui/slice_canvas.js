@@ -18,6 +18,7 @@ class SliceCanvas {
     this.revision = null; // of the drawing, as Python named it
     this.sentMask = null; // the last upload of this drawing
     this.accepted = null; // the last value that was shown
+    this.offered = null; // the last value that came: its volumes may still be on their way
     this.retired = new Set(); // revisions of drawings that others have taken the place of
     this.layerIndex = 0;
     this.crosshair = [0, 0, 0];
@@ -81,6 +82,7 @@ class SliceCanvas {
     const value = this.keepOwn(this.props.value);
     const load = ++this.loads;
     if (!value) return this.showNothing();
+    this.offer(value);
     const grid = new Grid(value.shape, value.affine);
     const isNew = value.mask_revision !== this.revision || !grid.equals(this.grid);
     const isNewDrawing = this.editable && isNew;
@@ -107,6 +109,7 @@ class SliceCanvas {
     } catch (error) {
       if (load !== this.loads) return undefined;
       if (!(error instanceof VolumeError)) console.error(error);
+      this.takeBackOffer();
       this.controls.showMessage(error instanceof VolumeError ? error.message : "The volume could not be shown.", true);
     }
     this.root.setAttribute("aria-busy", "false");
@@ -115,7 +118,7 @@ class SliceCanvas {
 
   showNothing() {
     Object.assign(this, { grid: null, layers: [], labels: [], overlay: null, drawing: null, revision: null });
-    this.accepted = null;
+    Object.assign(this, { accepted: null, offered: null });
     this.isPlaced = false;
     this.sender.forget();
     this.controls.showMessage("");
@@ -158,7 +161,6 @@ class SliceCanvas {
     this.sender.forget();
     this.sentMask = null;
     this.controls.showSaved("");
-    if (!isOpening) this.retired.add(this.revision);
     this.revision = revision;
     // An example, a recipe or a lesion takes the place of what was drawn as one step that Undo takes back.
     if (this.isStroking) this.drawing.endStroke();
@@ -541,20 +543,35 @@ class SliceCanvas {
   // A handler that began before the last stroke, before a scan was dropped or before an example was chosen returns a
   // value that has become old meanwhile: the newer strokes, layers and drawings stay. Returns the value that holds.
   keepOwn(value) {
-    const own = this.accepted;
+    const own = this.offered;
     if (!value || !own || !this.editable) return value;
+    const sent = own.mask_revision === this.revision ? this.sentMask : null; // of the drawing that holds, not before it
     let held = value;
     if (this.retired.has(value.mask_revision)) {
-      held = { ...own, mask: this.sentMask || own.mask };
-    } else if (value.mask_revision === this.revision) {
+      held = { ...own, mask: sent || own.mask };
+    } else if (value.mask_revision === own.mask_revision) {
       const names = new Set(value.layers.map(({ name }) => name));
       const more = own.layers.slice(1).filter(({ name }) => !names.has(name));
-      const mask = this.sentMask || value.mask;
+      const mask = sent || value.mask;
       if (!more.length && mask?.path === value.mask?.path) return value;
       held = { ...value, mask, layers: [...value.layers, ...more] };
     }
     if (held !== value) this.props.value = held;
     return held;
+  }
+
+  // From now on this value holds, though it is shown only when all its volumes are there.
+  offer(value) {
+    if (this.offered && this.offered.mask_revision !== value.mask_revision) {
+      this.retired.add(this.offered.mask_revision);
+    }
+    this.offered = value;
+  }
+
+  // Its volumes cannot be had: what is on screen holds again.
+  takeBackOffer() {
+    this.offered = this.accepted;
+    this.retired.delete(this.revision);
   }
 
   tellPython({ path, url }) {

@@ -1,7 +1,9 @@
 """Scans on the page and over HTTP: taken, shown as the model sees them, and followed to the downloads."""
 
+from collections.abc import Generator
 from pathlib import Path
 
+import gradio as gr
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
@@ -14,7 +16,8 @@ from vcm import simulate
 from vcm.checkpoint import LoadedModel
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
-from vcm.ui.scan_uploads import find_scan, find_scans, keep_scan
+from vcm.ui.scan_uploads import Updates, build_scan_uploads, find_scan, find_scans, keep_scan
+from vcm.ui.slice_canvas import SliceCanvas, canvas_value, image_layer
 from vcm.ui.views import show_on_grid
 from vcm.volume import Volume
 
@@ -58,6 +61,24 @@ def test_a_dropped_scan_is_taken_and_shown_as_the_model_sees_it(app, files):
     assert "data:image/png;base64," in shown["seen-t2"]
     assert any(layer["name"] == "T2" for layer in shown["editor"]["layers"])
     assert "patientname" not in str(shown)
+
+
+def test_of_two_scans_that_are_read_at_once_the_later_answer_shows_both(pipeline, scan, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
+    with gr.Blocks():
+        uploads, status, editor = build_scan_uploads(["t2", "flair"]), gr.HTML(), SliceCanvas()
+    blank = image_layer("T1", np.zeros(pipeline.grid.shape, np.float32), tmp_path)
+    drawing = canvas_value([blank], pipeline.grid.affine, pipeline.grid.shape)
+
+    def begin(name: str) -> Generator[Updates, None, None]:
+        scan.save(tmp_path / f"{name}.nii.gz")
+        taking = uploads.taker(name, pipeline.grid, status, editor)(str(tmp_path / f"{name}.nii.gz"), drawing, {}, None)
+        next(taking)
+        return taking
+
+    first, second = begin("t2"), begin("flair")
+    assert [layer.name for layer in next(second)[editor].layers] == ["T1", "FLAIR"]
+    assert [layer.name for layer in next(first)[editor].layers] == ["T1", "FLAIR", "T2"]
 
 
 def test_a_run_of_the_page_puts_what_it_made_into_the_dropped_scan(app, files, scan, fill):

@@ -791,8 +791,8 @@ def two_answers(first: str, second: str) -> str:
     return f"""async () => {{ const c = vcmSliceCanvas.find('editor'), was = c.props.value;
         const again = (name) => ({{ ...was.layers[0], name,
           file: {{ ...was.layers[0].file, url: was.layers[0].file.url + '?' + name }} }});
-        const fetched = window.fetch;
-        window.fetch = async (...args) => {{ await new Promise((go) => setTimeout(go, 300)); return fetched(...args); }};
+        const fetched = window.fetch, later = () => new Promise((go) => setTimeout(go, 300));
+        window.fetch = async (...args) => {{ await later(); return fetched(...args); }};
         c.props.value = {first}; const one = c.sync();
         c.props.value = {second}; await c.sync(); await one; window.fetch = fetched; }}"""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -25,7 +26,7 @@ from vcm.slices import render_slice
 from vcm.ui import words
 from vcm.ui.failures import FORESEEN, explain
 from vcm.ui.session_files import session_folder
-from vcm.ui.slice_canvas import SliceCanvasData, image_layer
+from vcm.ui.slice_canvas import Layer, SliceCanvasData, image_layer
 from vcm.volume import Volume, as_labels
 from vcm.whole_files import write_whole
 
@@ -96,7 +97,7 @@ class ScanUploads:
         ) -> Generator[Updates, None, None]:
             if path is None:
                 return
-            title, folder = _SCAN_TITLES[name], session_folder(request)
+            title, folder, started = _SCAN_TITLES[name], session_folder(request), time.time()
             yield {status: words.status(f"Reading the {title} and finding its place\u2026", kind="running")}
             try:
                 volume = Volume.load(path, labels=name == FILL)
@@ -119,9 +120,10 @@ class ScanUploads:
                     caption = _WHOLE
                 updates[self.seen[target]] = picture(shown, caption, notes, with_brain=is_moved)
                 if drawing is not None:
-                    layer = image_layer(MODALITIES[target].title, shown.array, folder)
-                    others = [each for each in drawing.layers if each.name != layer.name]
-                    updates[editor] = drawing.with_layers([*others, layer])
+                    _keep_layer(folder, target, image_layer(MODALITIES[target].title, shown.array, folder))
+                    new = _find_layers(folder, started)
+                    names = {layer.name for layer in new}
+                    updates[editor] = drawing.with_layers([*(x for x in drawing.layers if x.name not in names), *new])
             yield updates
 
         return take
@@ -191,6 +193,23 @@ def find_scans(folder: Path) -> dict[str, Volume]:
     """Return all scans of a session by modality name."""
     found = {name: find_scan(folder, name) for name, modality in MODALITIES.items() if modality.kind == "image"}
     return {name: volume for name, volume in found.items() if volume is not None}
+
+
+def _keep_layer(folder: Path, name: str, layer: Layer) -> None:
+    with write_whole(folder / _FOLDER / f"{name}.json") as file:
+        file.write(layer.model_dump_json().encode())
+
+
+def _find_layers(folder: Path, since: float) -> list[Layer]:
+    """Return the layers that were kept since a time: the drawing of a handler that began then lacks them.
+
+    Args:
+        folder: of the session.
+        since: seconds since the epoch.
+    """
+    margin = 0.1  # clocks of file systems are coarse
+    paths = sorted((folder / _FOLDER).glob("*.json"), key=lambda path: path.stat().st_mtime)
+    return [Layer.model_validate_json(path.read_bytes()) for path in paths if path.stat().st_mtime > since - margin]
 
 
 def _is_kept(folder: Path, name: str) -> bool:

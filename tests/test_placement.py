@@ -14,7 +14,7 @@ from vcm.cli import main
 from vcm.config import Grid
 from vcm.outputs import write_result
 from vcm.pipeline import Pipeline
-from vcm.placement import as_placement, move, move_along, move_back
+from vcm.placement import as_placement, find_placement_between, move, move_along, move_back
 from vcm.recipe import parse_recipe, request_from_recipe
 from vcm.register import TOLERANCE_MM, place_head, place_request
 from vcm.request import GenerationRequest
@@ -145,6 +145,16 @@ def test_there_and_back_is_the_very_same_place() -> None:
     np.testing.assert_array_equal(move_back(move(straight, placement), placement).affine, straight.affine)
     assert move(volume, None) is volume
     assert move_back(volume, None) is volume
+
+
+def test_a_move_is_found_again_from_where_it_began_and_ended() -> None:
+    placement = as_placement(MOVED)
+    native = Volume(np.zeros((4, 5, 6), np.float32), AFFINE)
+    moved = move(native, placement)
+    assert find_placement_between(native, native, placement) is None
+    assert find_placement_between(native, moved, placement) is placement
+    found = find_placement_between(native, moved, None)
+    np.testing.assert_allclose(np.array(found), MOVED, atol=1e-9)
 
 
 def test_a_mask_goes_with_the_scan_on_whose_grid_it_lies_and_another_stays() -> None:

@@ -103,6 +103,14 @@ def test_an_image_condition_is_named_by_its_hash_and_must_be_given_again():
     np.testing.assert_array_equal(again.affine, scan.affine)  # to the last digit, which a file would not keep
 
 
+def test_a_scan_with_voxels_that_are_no_number_is_found_again():
+    values = np.random.default_rng(0).random(GRID.shape, np.float32)
+    values[0, 0, 0] = np.nan
+    scan = Volume(values, GRID.affine)
+    again = request_from_recipe(scan_recipe({"t2": scan}), {"t2": scan}).conditions["t2"]
+    assert again.array[0, 0, 0] == 0
+
+
 def test_the_region_that_is_made_up_travels_in_the_recipe():
     scan = Volume(np.random.default_rng(0).random(GRID.shape, np.float32), GRID.affine)
     mask = np.zeros(GRID.shape, np.uint8)

@@ -1,5 +1,6 @@
 """The study: methods that start from the backbone and leave it as it is, trainings alike, and what is made of them."""
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +15,15 @@ from torch import Tensor
 
 from vcm.adherence import dice
 from vcm.backbone import Backbone
-from vcm.checkpoint import save_model, write_sums
+from vcm.checkpoint import load_model, save_model, write_sums
 from vcm.config import AdapterConfig
 from vcm.report import STUDY, mark, write_study
 from vcm.sampler import initial_noise, sample
+from vcm.segmenter import Segmenter
 from vcm.study import conduct as conducting
 from vcm.study.conduct import RESULTS_FILE, conduct
 from vcm.study.cost import measure_cost
+from vcm.study.measuring import build_bench, generate
 from vcm.study.methods import BUILDERS, Method, T2IAdapterMethod
 from vcm.study.plan import ARMS, REPEATED, VARIANTS, Run, StudyPlan, choose_rate, find_main, list_runs
 from vcm.study.pupil import find_tumor, teach
@@ -231,6 +234,36 @@ def test_a_study_trains_all_alike_and_keeps_each_result(conducted):
     limits = results["limits"]["limits"]
     assert limits["no condition (floor)"]["change_outside"]["value"] == 0
     assert not list((out / "work").glob("*seed*/"))  # the state of a finished training is not kept
+
+
+def test_a_backbone_that_has_learned_on_is_compared_with_its_own_volumes(model, cohorts, tmp_path, config):
+    backbone, segmenter = load_model(model).backbone, Segmenter.load(model, torch.device("cpu"))
+    bench = build_bench(backbone, segmenter, PLAN, tmp_path, "cpu")
+    learned = copy.deepcopy(backbone)
+    with torch.no_grad():
+        for weight in learned.diffusion.parameters():
+            weight.mul_(1.2)
+    untrained = build("vcm", config, backbone)  # it changes nothing
+    assert bench.describe(generate(learned, bench.pairs, PLAN))["change_outside"]["value"] > 0
+    assert bench.measure(untrained, learned, ("tumor",))["change_outside"]["value"] == 0
+
+
+def test_a_training_is_kept_until_its_result_is(conducted, model, cohorts, monkeypatch, tmp_path):
+    _, results = conducted
+    some = {name: run for name, run in results["runs"].items() if name != "vcm-tumor-001-seed-0"}
+    (tmp_path / RESULTS_FILE).write_text(json.dumps({**results, "runs": some}))
+    monkeypatch.setattr(conducting, "list_runs", lambda plan: iter([Run("vcm", "tumor", 1)]))
+    write = conducting.write_json
+
+    def refuse(path: Path, content: object) -> None:
+        if path.parent.name == "runs" and path.stem == "vcm-tumor-001-seed-0":
+            raise OSError("no space left")
+        write(path, content)
+
+    monkeypatch.setattr(conducting, "write_json", refuse)
+    with pytest.raises(OSError, match="no space left"):
+        conduct(model, tmp_path, PLAN)
+    assert (tmp_path / "work" / "vcm-tumor-001-seed-0" / "state.pt").is_file()
 
 
 def test_a_study_goes_on_with_what_is_missing_and_nothing_else(conducted, model, cohorts, monkeypatch):

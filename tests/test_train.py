@@ -196,6 +196,30 @@ def test_a_training_ends_early_with_the_best_weights_and_stays_ended(tmp_path):
     assert_same_weights(again, averaged)
 
 
+def test_a_run_that_is_killed_while_it_validates_does_so_again(tmp_path):
+    config = replace(LOOP, patience=9, save_every=2)
+
+    def killed(network: nn.Module, step: int) -> dict[str, float]:
+        if step == config.steps:
+            raise KilledError
+        return {"loss": float(config.steps - step)}
+
+    with pytest.raises(KilledError):
+        run_loop(build_network(), loss_function, config, tmp_path, validate=killed)
+    run_loop(build_network(), loss_function, config, tmp_path, validate=lambda _, step: {"loss": 0.0}, resume=True)
+    assert count_steps(tmp_path, config) == config.steps
+
+
+def test_a_line_of_the_log_that_was_cut_short_does_not_keep_a_run_from_going_on(tmp_path):
+    with pytest.raises(KilledError):
+        run_loop(build_network(), killed_at(5), LOOP, tmp_path)
+    with open(tmp_path / "log.jsonl", "a") as log:
+        log.write('{"step": 4, "lo')
+    run_loop(build_network(), loss_function, LOOP, tmp_path, resume=True)
+    last = (tmp_path / "log.jsonl").read_text().splitlines()[-1]
+    assert read_seconds(tmp_path) == json.loads(last)["seconds"] > 0
+
+
 # Latents
 
 

@@ -71,6 +71,8 @@ def test_following_thick_slices_is_known_to_take_longer_and_is_not_taken_for_the
     pace.learn(work, {"sample": 10.0, "decode": 2.0, "agree": 4.0})
     assert pace.estimate_seconds(plain) == pytest.approx(known)
     assert Workload.of(slices, is_controlled=False).round_trips == 0
+    to_come = GenerationRequest(num_inference_steps=10, compare=False)
+    assert Workload.of(to_come, has_slices=True) == work
 
 
 def test_a_run_that_goes_slower_than_those_before_says_so():

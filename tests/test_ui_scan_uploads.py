@@ -1,6 +1,7 @@
 """Scans on the page and over HTTP: taken, shown as the model sees them, and followed to the downloads."""
 
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gradio as gr
@@ -15,8 +16,19 @@ from visitor import PATIENT, Visitor, text_of
 from vcm import simulate
 from vcm.checkpoint import LoadedModel
 from vcm.pipeline import Pipeline
+from vcm.placement import as_placement, move_back
+from vcm.recipe import build_recipe
 from vcm.request import GenerationRequest
-from vcm.ui.scan_uploads import Updates, build_scan_uploads, find_scan, find_scans, keep_scan
+from vcm.ui.content import show_recipe
+from vcm.ui.palette import Palette
+from vcm.ui.scan_uploads import (
+    Updates,
+    build_scan_uploads,
+    find_placement,
+    find_scan,
+    find_scans,
+    keep_scan,
+)
 from vcm.ui.slice_canvas import SliceCanvas, canvas_value, image_layer
 from vcm.ui.views import show_on_grid
 from vcm.volume import Volume
@@ -166,6 +178,40 @@ def test_a_recipe_finds_the_scans_that_were_dropped_before(app, files, tmp_path)
     shown = drop(visitor, "recipe", recipe)
     assert "The recipe is restored" in text_of(shown["status"])
     assert (shown["use-partial"], shown["use-fill"], shown["use-tumor"]) == (True, True, False)
+
+
+def test_each_scan_of_a_recipe_keeps_the_way_that_it_came_itself(pipeline, scan, tmp_path):
+    placement = as_placement(MOVED)
+    native = move_back(scan, placement)
+    keep_scan(tmp_path, "t2", scan)
+    keep_scan(tmp_path, "flair", native)  # as if it had just been dropped, before the other one
+    run = GenerationRequest({"t2": scan, "flair": scan}, num_inference_steps=2, placement=placement)
+    recipe = build_recipe(run, pipeline.prepare(run), pipeline.environment)
+    show_recipe(recipe, pipeline, Palette("tumor", ("core",), ("#ef476f",)), tmp_path)
+    assert find_placement(tmp_path, "t2") is None
+    assert find_placement(tmp_path, "flair") == placement
+    for name in ("t2", "flair"):
+        np.testing.assert_array_equal(find_scan(tmp_path, name).affine, scan.affine)
+
+
+def test_a_mask_that_is_dropped_while_its_scan_is_read_is_moved_with_it(app, tmp_path):
+    subject = simulate.simulate_subject(200_005, ("t1",))
+    affine = np.float32(MOVED @ simulate.AFFINE).astype(np.float64)
+    Volume(subject.images["t1"], affine).save(tmp_path / "partial.nii.gz")
+    Volume(subject.tumor, affine).save(tmp_path / "tumor.nii.gz")
+    patient, hasty = Visitor(app.local_url), Visitor(app.local_url)
+    drop(patient, "partial", tmp_path / "partial.nii.gz")
+    expected = drop(patient, "tumor", tmp_path / "tumor.nii.gz")
+    with ThreadPoolExecutor(1) as meanwhile:
+        reading = hasty.find("upload-partial", "upload")
+        file = hasty.upload("partial.nii.gz", (tmp_path / "partial.nii.gz").read_bytes())
+        answers = hasty.follow(reading, hasty.join(reading, {"upload-partial": file}))
+        assert "Reading the partial scan" in text_of(next(answers)["status"])
+        scan = meanwhile.submit(list, answers)
+        again = drop(Visitor(app.local_url, hasty.session), "tumor", tmp_path / "tumor.nii.gz")
+        assert "was moved there" in text_of(scan.result()[-1]["status"])
+    assert Path(again["editor"]["mask"]["path"]).name == Path(expected["editor"]["mask"]["path"]).name
+    assert len(again["editor"]["layers"]) == len(scan.result()[-1]["editor"]["layers"]) == 2
 
 
 def test_a_kept_scan_comes_back_to_the_last_digit(tmp_path, scan):

@@ -32,6 +32,22 @@ def move_back(volume: Volume, placement: Placement | None) -> Volume:
     return Volume(volume.array, np.where(np.abs(affine) < _ROUNDING, 0.0, affine), volume.notes)
 
 
+def find_placement_between(native: Volume, moved: Volume, likely: Placement | None) -> Placement | None:
+    """Return what brought a volume from one place to another; None where both are the same.
+
+    Args:
+        native: before the move.
+        moved: the same voxels after it.
+        likely: a move that is taken to the last digit if it is the one.
+    """
+    shape = native.array.shape
+    if same_place(native.affine, moved.affine, shape):
+        return None
+    if likely is not None and same_place(move(native, likely).affine, moved.affine, shape):
+        return likely
+    return as_placement(moved.affine @ np.linalg.inv(native.affine))
+
+
 def move_along(mask: Volume, scans: Iterable[tuple[Volume, Placement | None]]) -> Volume:
     """Return a mask moved with the first of some scans on whose grid it lay; else, or if that one stayed, as it lies.
 

@@ -810,10 +810,37 @@ def test_a_scan_that_arrives_while_an_example_is_loading_does_not_take_it_back(s
     example = "{ ...was, layers: [again('Example')], mask: null, mask_revision: 'example' }"
     page.evaluate(two_answers(example, "{ ...was, layers: [...was.layers, again('T2')] }"))
     names = page.evaluate("vcmSliceCanvas.find('editor').layers.map(({ name }) => name)")
-    assert names == ["Example"]
+    assert names == ["Example", "T2"]
     assert drawn_ml(page, 1) == 0
     page.click("#editor [data-action=undo]")
     np.testing.assert_array_equal(studio.drawing(page), drawn)
+
+
+def test_an_example_clears_the_scans_of_before_and_an_older_answer_does_not_bring_them_back(page: Page) -> None:
+    page.evaluate(two_answers("{ ...was, layers: [...was.layers, again('T2')] }", "c.props.value"))
+    example = "{ ...was, layers: [again('Example')], mask: null, mask_revision: 'example' }"
+    page.evaluate(two_answers(example, "{ ...was, layers: [was.layers[0], was.layers[1]] }"))
+    assert page.evaluate("vcmSliceCanvas.find('editor').layers.map(({ name }) => name)") == ["Example"]
+
+
+def test_what_could_not_be_shown_is_not_generated_either(studio: Studio, page: Page) -> None:
+    stroke(page)
+    drawn = studio.drawing(page)
+    page.route("**/*?gone", lambda route: route.fulfill(status=404))
+    page.evaluate(
+        """async () => { const c = vcmSliceCanvas.find('editor'), was = c.props.value, [layer] = was.layers;
+        const file = { ...layer.file, url: layer.file.url + '?gone' };
+        c.props.value = { ...was, layers: [{ ...layer, file }], mask: null, mask_revision: 'gone' };
+        await c.sync(); }"""
+    )
+    message = page.locator("#editor [data-part=message]")
+    expect(message).to_contain_text("could not be fetched")
+    page.click("#generate")
+    expect(page.locator("#done textarea")).to_have_value("run 1")
+    np.testing.assert_array_equal(studio.generated[0], drawn)
+    page.unroute("**/*?gone")
+    message.locator("button").click()
+    expect(page.locator("#editor [data-value='1'] small")).to_have_text("0.0 ml")
 
 
 def test_a_button_pressed_right_after_a_stroke_gets_that_stroke(studio: Studio, page: Page) -> None:

@@ -148,6 +148,8 @@ class _Study:
                 if found is None:
                     return False
                 write_json(path, found)
+                # Only now: what a task that is killed has reached is gone on with.
+                shutil.rmtree(self._out / "work" / path.stem, ignore_errors=True)
         except Timeout:
             return False
         collect(self._out)
@@ -163,10 +165,7 @@ class _Study:
 
     def _teach_on_originals(self) -> dict[str, Any]:
         logger.info("teaching a segmenter on originals")
-        folder = self._out / "work" / "pupil"
-        found = self.bench.teach_on_originals(folder)
-        shutil.rmtree(folder)
-        return found
+        return self.bench.teach_on_originals(self._out / "work" / "taught")
 
     def _train(self, run: Run) -> dict[str, Any] | None:
         rate = run.learning_rate
@@ -194,7 +193,6 @@ class _Study:
                 str(scale): self.bench.measure(trained.method, trained.backbone, names, scale)
                 for scale in GUIDANCE_SCALES
             }
-        shutil.rmtree(folder)
         return found
 
     def _results(self) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ from vcm.benchmark_clock import clocked, one_thread, peak_memory_mib, summarize_
 from vcm.checkpoint import load_backbone
 from vcm.flops import count_flops
 from vcm.memory import keep_freed_memory
+from vcm.precision import autocast
 from vcm.study.methods import Method
 from vcm.study.plan import ARMS, Run, StudyPlan
 from vcm.study.training import build_method
@@ -66,15 +67,15 @@ def _step(method: Method, backbone: Any, shape: tuple[int, int, int], count: int
     context = torch.rand(count, 1, 4, device=device)
     timesteps = torch.full((count,), 500, device=device)
     conditions = {name: torch.rand(count, 3, *shape, device=device) for name in ARMS["tumor"]}
-    with torch.no_grad():
+    with torch.no_grad(), autocast(device):
         kept = method.encode(conditions)
 
     def make(learn: bool) -> None:
-        with torch.set_grad_enabled(learn):
+        with torch.set_grad_enabled(learn), autocast(device):
             features = method.encode(conditions) if learn or method.encodes_every_step else kept
             epsilon, _ = method.estimate(backbone, latent, timesteps, context, features)
-            if learn:
-                epsilon.square().mean().backward()
-                method.zero_grad(set_to_none=True)
+        if learn:
+            epsilon.float().square().mean().backward()
+            method.zero_grad(set_to_none=True)
 
     return make

@@ -53,19 +53,29 @@ class Bench:
     def measure(
         self, method: Method, backbone: Backbone, conditions: Sequence[str], guidance_scale: float = 1.0
     ) -> dict[str, Any]:
-        """Return the figures of the volumes that a method makes of some of its conditions."""
-        return self.describe(
-            generate(backbone, self.pairs, self.plan, method=method, names=conditions, guidance_scale=guidance_scale)
-        )
+        """Return the figures of the volumes that a method makes of some of its conditions.
 
-    def describe(self, volumes: Volumes) -> dict[str, Any]:
-        """Return the figures of volumes, one a test subject, each (X, Y, Z) in [0, 1]."""
+        Args:
+            backbone: that the method controls; one that has gone on learning is compared with its own volumes.
+        """
+        plain = self.uncontrolled if backbone is self.backbone else generate(backbone, self.pairs, self.plan)
+        volumes = generate(
+            backbone, self.pairs, self.plan, method=method, names=conditions, guidance_scale=guidance_scale
+        )
+        return self.describe(volumes, plain)
+
+    def describe(self, volumes: Volumes, uncontrolled: Volumes | None = None) -> dict[str, Any]:
+        """Return the figures of volumes, one a test subject, each (X, Y, Z) in [0, 1].
+
+        Args:
+            uncontrolled: the same volumes without control, where they are not those of the study's backbone.
+        """
         tumors = [np.asarray(tumor) > 0 for tumor in self.pairs.cohort.tumor]
         found = [self.segmenter.segment(volume)[0] > 0 for volume in volumes]
         reach_voxels = MARGIN_MM / simulate.SPACING_MM
         changes = [
             float(np.abs(volume - plain)[ndimage.distance_transform_edt(~tumor) > reach_voxels].mean())
-            for volume, plain, tumor in zip(volumes, self.uncontrolled, tumors, strict=True)
+            for volume, plain, tumor in zip(volumes, uncontrolled or self.uncontrolled, tumors, strict=True)
         ]
         features = np.stack([self.segmenter.describe(volume) for volume in volumes])
         several = len(volumes) > 1

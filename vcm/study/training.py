@@ -116,7 +116,10 @@ def objective(
     recipe: AdapterRecipe,
     random: torch.Generator,
 ) -> tuple[Tensor, dict[str, float]]:
-    """The loss of a VCM's training, for any method; see `vcm.train.objective`."""
+    """The loss of a VCM's training from noised latents, for any method; see `vcm.train.objective`.
+
+    The embedded VCM also learns from latents that have drifted as they do in a sample, which no method does here.
+    """
     conditions, keep = draw_conditions(pairs, method_conditions(method), chosen, recipe, random)
     noised = add_noise(pairs, chosen, backbone, random)
     features = method.encode(conditions, keep)

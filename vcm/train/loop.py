@@ -8,7 +8,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -145,8 +146,6 @@ def run_loop(
             times = {"seconds": before + seconds, "seconds_a_step": seconds / (done - first)}
             log.write({"step": done, **means, **times})
             figures_sum, figures_count = {}, 0
-        if team.is_first and (done % config.save_every == 0 or done == config.steps):
-            _save_state(state_path, network, averaged, optimizer, done)
         if validate is not None and (done % config.validate_every == 0 or done == config.steps):
             found: dict[str, float] = {}
             if log is not None:
@@ -159,6 +158,9 @@ def run_loop(
                 if team.is_first:
                     with write_whole(folder / BEST_FILE) as file:
                         torch.save(best, file)
+        # After the validation: else a run that is killed during it would never do it again.
+        if team.is_first and (done % config.save_every == 0 or done == config.steps):
+            _save_state(state_path, network, averaged, optimizer, done)
     if log is not None:
         log.close()
     team.wait()
@@ -209,10 +211,16 @@ def _save_state(path: Path, network: nn.Module, averaged: nn.Module, optimizer: 
 
 def read_seconds(folder: Path, step: int | None = None) -> float:
     """Return how long a run in `folder` took up to a step, or in all, whatever stopped it between; 0 without a log."""
-    path = folder / LOG_FILE
-    entries = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    entries = list(_read_log(folder / LOG_FILE))
     told = [entry for entry in entries if "seconds" in entry and (step is None or entry["step"] <= step)]
     return float(told[-1]["seconds"]) if told else 0.0
+
+
+def _read_log(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the entries of a log, if there is one; a line that a full disk has cut short is left out."""
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        with suppress(json.JSONDecodeError):
+            yield json.loads(line)
 
 
 class _Log:
@@ -220,6 +228,9 @@ class _Log:
 
     def __init__(self, folder: Path, board: bool) -> None:
         self._path = folder / LOG_FILE
+        if self._path.is_file() and not self._path.read_text().endswith("\n"):
+            with open(self._path, "a") as log:
+                log.write("\n")  # after a line that was cut short
         self._board: Any = None
         if board and importlib.util.find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter

@@ -16,6 +16,7 @@ from gradio.components import Component
 from numpy.typing import NDArray
 
 from vcm.conditions import EDEMA, MODALITIES
+from vcm.job import SLICES
 from vcm.lesion import build_lesion
 from vcm.recipe import build_recipe, load_recipe
 from vcm.request import GenerationRequest
@@ -31,8 +32,8 @@ from vcm.ui.live import LIVE_STEPS, Strokes
 from vcm.ui.pace import Workload
 from vcm.ui.palette import Palette
 from vcm.ui.run_facts import describe_run
-from vcm.ui.scan_uploads import move_with_scans
-from vcm.ui.session_files import keep_in_use, session_folder
+from vcm.ui.scan_uploads import add_new_layers, move_with_scans
+from vcm.ui.session_files import keep_in_use, one_at_a_time, session_folder
 from vcm.ui.slice_canvas import SliceCanvasData, read_mask
 from vcm.ui.studio import Finished, Studio
 from vcm.ui.views import (
@@ -203,7 +204,9 @@ class Actions:
         except ValueError as error:
             return {self._page.estimate: words.note(str(error))}
         is_controlled = any(wanted.values()) and request.guidance_scale != 0
-        seconds = self._studio.estimate_seconds(request, is_controlled=is_controlled)
+        seconds = self._studio.estimate_seconds(
+            request, is_controlled=is_controlled, has_slices=wanted.get(SLICES, False)
+        )
         return {self._page.estimate: words.note(words.estimate(seconds))}
 
     # ---- What is put on the page -------------------------------------------------------------------------------------
@@ -266,11 +269,12 @@ class Actions:
         request: gr.Request,
     ) -> Updates:
         """Take a dropped label map: that of the drawn modality goes into the editor, others are kept beside it."""
-        page, folder = self._page, session_folder(request)
+        page, folder, started = self._page, session_folder(request), time.time()
         if path is None:
             return {}
         try:
-            run = GenerationRequest({modality: move_with_scans(Volume.load(path, labels=True), folder)})
+            with one_at_a_time(folder):  # the scan on whose grid it lies may be being read
+                run = GenerationRequest({modality: move_with_scans(Volume.load(path, labels=True), folder)})
             prepared = self._studio.pipeline.prepare(run)[modality]
         except FORESEEN as error:
             return {page.uploads[modality]: None, page.status: words.status(explain(error), kind="error")}
@@ -282,7 +286,7 @@ class Actions:
             page.uses[modality]: gr.update(value=True, interactive=True),
             page.status: words.status(f"{title} map taken.", prepared.notes, kind="done"),
         }
-        shown = drawing or view_drawing(self._grid, self._palette, folder)
+        shown = add_new_layers(drawing or view_drawing(self._grid, self._palette, folder), folder, started)
         if modality == self._palette.modality:
             updates[page.editor] = shown.with_mask(labels, folder)
         else:
@@ -408,9 +412,10 @@ class Actions:
         updates = self._show(view)
         updates[self._page.status] = words.status(f"{text} {told}".strip(), event.notes, kind="done")
         if event.result.uncontrolled is not None and drawing is not None:
-            # The next stroke is drawn on the very brain that the next run starts from.
+            # The next stroke is drawn on the very brain that the next run starts from. The other layers stay: the page
+            # has them, and may have newer ones than the run began with.
             brain = view_background(show_on_grid(event.result, event.result.uncontrolled).array, folder)
-            updates[self._page.editor] = drawing.with_background(brain)
+            updates[self._page.editor] = drawing.with_layers([brain])
         return updates
 
     def _put(self, content: Content) -> Updates:

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vcm.pipeline import Pipeline
+from vcm.placement import find_placement_between, move_back
 from vcm.recipe import RecipeError, check_environment, request_from_recipe
 from vcm.request import GenerationRequest
 from vcm.ui import words
 from vcm.ui.examples import Example
 from vcm.ui.palette import Palette
-from vcm.ui.scan_uploads import FILL, find_scans, keep_scan
+from vcm.ui.scan_uploads import FILL, find_placement, find_scans, keep_scan
 from vcm.ui.slice_canvas import SliceCanvasData
 from vcm.ui.views import FilesView, ResultView, view_drawing, view_files, view_result
 
@@ -73,7 +74,9 @@ def show_recipe(recipe: Mapping[str, Any], pipeline: Pipeline, palette: Palette,
     except RecipeError:
         notes = ("It was made with other weights, so its voxels will differ.",)
     for name in prepared.keys() & scans.keys():
-        keep_scan(folder, name, request.conditions[name], request.placement)  # in the exact place that the recipe gives
+        restored = request.conditions[name]  # in the exact place that the recipe gives
+        native = move_back(scans[name], find_placement(folder, name))
+        keep_scan(folder, name, restored, find_placement_between(native, restored, request.placement))
     if request.fill is not None:
         keep_scan(folder, FILL, request.fill)
     conditions = {name: each.volume.array for name, each in prepared.items() if each.scan is None}

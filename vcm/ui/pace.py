@@ -22,13 +22,21 @@ class Workload:
     round_trips: int = 0
 
     @classmethod
-    def of(cls, request: GenerationRequest, *, is_controlled: bool = True) -> Workload:
-        """Return what a request computes where nothing of it is cached."""
+    def of(cls, request: GenerationRequest, *, is_controlled: bool = True, has_slices: bool | None = None) -> Workload:
+        """Return what a request computes where nothing of it is cached.
+
+        Args:
+            request: whose conditions need not be there yet.
+            is_controlled: whether it will have any.
+            has_slices: whether thick slices will be among them; None asks the request.
+        """
+        if has_slices is None:
+            has_slices = SLICES in request.conditions
         steps = request.num_inference_steps
         return cls(
             controlled_steps=steps if is_controlled else 0,
             uncontrolled_steps=steps if request.compare or not is_controlled else 0,
-            round_trips=ROUND_TRIPS if is_controlled and SLICES in request.conditions else 0,
+            round_trips=ROUND_TRIPS if is_controlled and has_slices else 0,
         )
 
     @property

@@ -25,7 +25,7 @@ from vcm.scans import place_scan, prepare_scan, read_values
 from vcm.slices import render_slice
 from vcm.ui import words
 from vcm.ui.failures import FORESEEN, explain
-from vcm.ui.session_files import session_folder
+from vcm.ui.session_files import one_at_a_time, session_folder
 from vcm.ui.slice_canvas import Layer, SliceCanvasData, image_layer
 from vcm.volume import Volume, as_labels
 from vcm.whole_files import write_whole
@@ -98,35 +98,35 @@ class ScanUploads:
             if path is None:
                 return
             title, folder, started = _SCAN_TITLES[name], session_folder(request), time.time()
-            yield {status: words.status(f"Reading the {title} and finding its place\u2026", kind="running")}
             try:
-                volume = Volume.load(path, labels=name == FILL)
-                shown, notes = _take(name, volume, grid, folder)
+                yield {status: words.status(f"Reading the {title} and finding its place\u2026", kind="running")}
+                with one_at_a_time(folder):  # scans of a session stay together, so each has to know those before it
+                    shown, notes = _take(name, Volume.load(path, labels=name == FILL), grid, folder)
+                    updates = self._show(name, shown, notes, folder)
+                    if drawing is not None:
+                        updates[editor] = add_new_layers(drawing, folder, started)
+                updates[status] = words.status(f"{title[0].upper()}{title[1:]} taken.", notes, kind="done")
             except FORESEEN as error:
-                yield {self.uploads[name]: None, status: words.status(explain(error), kind="error")}
-                return
+                updates = {self.uploads[name]: None, status: words.status(explain(error), kind="error")}
             finally:
                 Path(path).unlink(missing_ok=True)  # its name may be a patient's
-            updates: Updates = {
-                self.uploads[name]: None,
-                self.uses[name]: True,
-                status: words.status(f"{title[0].upper()}{title[1:]} taken.", notes, kind="done"),
-            }
-            target = "partial" if name == FILL else name
-            if shown is not None:
-                is_moved = find_placement(folder, target) is not None
-                caption = _MOVED if is_moved else _SEEN
-                if target == "partial" and not is_moved and not _is_kept(folder, FILL):
-                    caption = _WHOLE
-                updates[self.seen[target]] = picture(shown, caption, notes, with_brain=is_moved)
-                if drawing is not None:
-                    _keep_layer(folder, target, image_layer(MODALITIES[target].title, shown.array, folder))
-                    new = _find_layers(folder, started)
-                    names = {layer.name for layer in new}
-                    updates[editor] = drawing.with_layers([*(x for x in drawing.layers if x.name not in names), *new])
             yield updates
 
         return take
+
+    def _show(self, name: str, shown: Volume | None, notes: Sequence[str], folder: Path) -> Updates:
+        """Tick what was taken, show what the model sees of it, if anything, and keep that as a layer of the editor."""
+        updates: Updates = {self.uploads[name]: None, self.uses[name]: True}
+        if shown is None:
+            return updates
+        target = "partial" if name == FILL else name
+        is_moved = find_placement(folder, target) is not None
+        caption = _MOVED if is_moved else _SEEN
+        if target == "partial" and not is_moved and not _is_kept(folder, FILL):
+            caption = _WHOLE
+        updates[self.seen[target]] = picture(shown, caption, notes, with_brain=is_moved)
+        _keep_layer(folder, target, image_layer(MODALITIES[target].title, shown.array, folder))
+        return updates
 
 
 def build_scan_uploads(names: Sequence[str], wanted: frozenset[str] = frozenset()) -> ScanUploads:
@@ -200,21 +200,24 @@ def _keep_layer(folder: Path, name: str, layer: Layer) -> None:
         file.write(layer.model_dump_json().encode())
 
 
-def _find_layers(folder: Path, since: float) -> list[Layer]:
-    """Return the layers that were kept since a time: the drawing of a handler that began then lacks them.
-
-    Args:
-        folder: of the session.
-        since: seconds since the epoch.
-    """
-    margin = 0.1  # clocks of file systems are coarse
-    paths = sorted((folder / _FOLDER).glob("*.json"), key=lambda path: path.stat().st_mtime)
-    return [Layer.model_validate_json(path.read_bytes()) for path in paths if path.stat().st_mtime > since - margin]
-
-
 def _is_kept(folder: Path, name: str) -> bool:
     """Whether a scan or a region is kept, without reading it."""
     return (folder / _FOLDER / f"{name}.npz").is_file()
+
+
+def add_new_layers(drawing: SliceCanvasData, folder: Path, since: float) -> SliceCanvasData:
+    """Return a drawing with the scans that were taken since its handler began, which it may lack or hold older ones of.
+
+    Args:
+        drawing: as the handler got it.
+        folder: of the session.
+        since: when the handler began, in seconds since the epoch.
+    """
+    margin = 0.1  # clocks of file systems are coarse
+    paths = sorted((folder / _FOLDER).glob("*.json"), key=lambda path: path.stat().st_mtime)
+    new = [Layer.model_validate_json(path.read_bytes()) for path in paths if path.stat().st_mtime > since - margin]
+    names = {layer.name for layer in new}
+    return drawing.with_layers([*(layer for layer in drawing.layers if layer.name not in names), *new])
 
 
 def picture(shown: Volume, caption: str = _SEEN, notes: Sequence[str] = (), *, with_brain: bool = False) -> str:

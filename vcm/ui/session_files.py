@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Timer
 
 import gradio as gr
+from filelock import FileLock
 from gradio.utils import get_upload_folder, is_in_or_equal
 
 from vcm.outputs import write_result
@@ -41,6 +42,16 @@ def session_folder(request: gr.Request | None) -> Path:
     with suppress(OSError):
         (folder / _LEFT).unlink(missing_ok=True)
     return folder
+
+
+def one_at_a_time(folder: Path) -> FileLock:
+    """Return what a handler holds while it reads what a session keeps and adds to it: another of the session waits.
+
+    Args:
+        folder: of the session.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / "handler.lock")
 
 
 def _find_folder(request: gr.Request | None) -> Path:

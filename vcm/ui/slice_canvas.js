@@ -19,7 +19,8 @@ class SliceCanvas {
     this.sentMask = null; // the last upload of this drawing
     this.accepted = null; // the last value that was shown
     this.offered = null; // the last value that came: its volumes may still be on their way
-    this.retired = new Set(); // revisions of drawings that others have taken the place of
+    this.retired = new Map(); // revision of a drawing that another has taken the place of -> the layers that it had
+    this.isMissing = false; // whether the last value that came could not be shown
     this.layerIndex = 0;
     this.crosshair = [0, 0, 0];
     this.center = [0, 0, 0];
@@ -83,6 +84,7 @@ class SliceCanvas {
     const load = ++this.loads;
     if (!value) return this.showNothing();
     this.offer(value);
+    this.isMissing = false;
     const grid = new Grid(value.shape, value.affine);
     const isNew = value.mask_revision !== this.revision || !grid.equals(this.grid);
     const isNewDrawing = this.editable && isNew;
@@ -547,10 +549,14 @@ class SliceCanvas {
     if (!value || !own || !this.editable) return value;
     const sent = own.mask_revision === this.revision ? this.sentMask : null; // of the drawing that holds, not before it
     let held = value;
-    if (this.retired.has(value.mask_revision)) {
-      held = { ...own, mask: sent || own.mask };
+    const known = this.retired.get(value.mask_revision);
+    if (known) {
+      // What that drawing did not have yet when its place was taken is a scan that was being read.
+      const names = namesOf(own.layers);
+      const more = value.layers.slice(1).filter(({ name }) => !known.has(name) && !names.has(name));
+      held = { ...own, mask: sent || own.mask, layers: [...own.layers, ...more] };
     } else if (value.mask_revision === own.mask_revision) {
-      const names = new Set(value.layers.map(({ name }) => name));
+      const names = namesOf(value.layers);
       const more = own.layers.slice(1).filter(({ name }) => !names.has(name));
       const mask = sent || value.mask;
       if (!more.length && mask?.path === value.mask?.path) return value;
@@ -563,7 +569,7 @@ class SliceCanvas {
   // From now on this value holds, though it is shown only when all its volumes are there.
   offer(value) {
     if (this.offered && this.offered.mask_revision !== value.mask_revision) {
-      this.retired.add(this.offered.mask_revision);
+      this.retired.set(this.offered.mask_revision, namesOf(this.offered.layers));
     }
     this.offered = value;
   }
@@ -571,13 +577,20 @@ class SliceCanvas {
   // Its volumes cannot be had: what is on screen holds again.
   takeBackOffer() {
     this.offered = this.accepted;
+    this.isMissing = this.accepted !== null;
     this.retired.delete(this.revision);
+  }
+
+  // What Python should know: what is on screen, though the value that came last, which can be tried again, is another.
+  get heldValue() {
+    if (!this.isMissing) return this.props.value;
+    return { ...this.accepted, mask: this.sentMask || this.accepted.mask };
   }
 
   tellPython({ path, url }) {
     const mask = { path, url, orig_name: "drawing.u8.gz", meta: { _type: "gradio.FileData" } };
     this.sentMask = mask;
-    this.props.value = { ...this.props.value, mask, mask_revision: this.revision };
+    this.props.value = { ...this.heldValue, mask, mask_revision: this.revision };
     this.trigger("input");
   }
 
@@ -599,7 +612,7 @@ class SliceCanvas {
   async flush(fallback) {
     if (!this.editable) return fallback;
     await this.sender.flush();
-    return this.props.value ? JSON.parse(JSON.stringify(this.props.value)) : fallback;
+    return this.props.value ? JSON.parse(JSON.stringify(this.heldValue)) : fallback;
   }
 
   // ---- Linked canvases ---------------------------------------------------------------------------------------------
@@ -628,6 +641,10 @@ class SliceCanvas {
       this.setCrosshair(crosshair, { isShared: false });
     }
   }
+}
+
+function namesOf(layers) {
+  return new Set(layers.map(({ name }) => name));
 }
 
 function countLabels(voxels) {

@@ -93,9 +93,14 @@ class Studio:
             is_controlled = bool(request.conditions)
         self.pace.learn(Workload.of(request, is_controlled=is_controlled), timings)
 
-    def estimate_seconds(self, request: GenerationRequest, *, is_controlled: bool) -> float | None:
-        """Return about how long a request takes where nothing of it is cached; None before the first run."""
-        return self.pace.estimate_seconds(Workload.of(request, is_controlled=is_controlled))
+    def estimate_seconds(
+        self, request: GenerationRequest, *, is_controlled: bool, has_slices: bool | None = None
+    ) -> float | None:
+        """Return about how long a request takes where nothing of it is cached; None before the first run.
+
+        See `Workload.of` for the arguments.
+        """
+        return self.pace.estimate_seconds(Workload.of(request, is_controlled=is_controlled, has_slices=has_slices))
 
 
 def workload(job: Job) -> Workload:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from vcm.ui.run_facts import RunFacts
 
 RUNNING = 'data-kind="running"'
-"""In every status area of a run under way, and in no other."""
+"""In the status area while a run is under way or a scan is being read, and at no other time."""
 
 _ORIGINS = {
     "mini": "Learned from simulated subjects made from one template",

@@ -137,7 +137,7 @@ REFUSED: dict[str, Given] = {
     "an NRRD file": Given(8, b"NRRD0004\n" + bytes(400), "NRRD"),
     "a volume of NaN": Given(9, packed(np.full(SHAPE, np.nan, np.float32)), "nan"),
     "an intercept that is no number": Given(10, packed(scl_slope=2, scl_inter=np.nan), "intercept"),
-    "label 9": Given(11, packed(with_value(9)), "holds the values 9; its labels are 0 for background, 1 necrotic"),
+    "label 9": Given(11, packed(with_value(9)), "holds the value 9; its labels are 0 for background, 1 necrotic"),
     "label -1": Given(11, packed(with_value(-1)), "-1"),
     "label 3.7": Given(11, packed(with_value(3.7)), "3.7"),
     "label NaN": Given(11, packed(with_value(np.nan)), "nan"),

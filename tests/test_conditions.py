@@ -1,12 +1,13 @@
 """Conditions: from a user's label map to the tensor a model is given, and what is said on the way."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from vcm.conditions import MODALITIES, clear_anatomy_in_tumor, prepare_condition
+from vcm.conditions import MODALITIES, clear_anatomy_in_tumor, load_condition, prepare_condition
 from vcm.config import Grid
 from vcm.presets import brainldm_config
 from vcm.volume import Volume, VolumeError
@@ -66,7 +67,7 @@ def test_label_4_is_read_as_3_where_no_3_is_and_said(grid: Grid, tumor: np.ndarr
 
 def test_label_4_beside_3_is_refused(grid: Grid, tumor: np.ndarray) -> None:
     tumor[0, 0, 0] = 4
-    with pytest.raises(VolumeError, match="holds the values 4; its labels are 0 for background, 1 necrotic core"):
+    with pytest.raises(VolumeError, match="holds the value 4; its labels are 0 for background, 1 necrotic core"):
         prepare_condition("tumor", Volume(tumor, AFFINE), grid)
 
 
@@ -81,15 +82,23 @@ def test_values_that_are_no_labels_are_listed_with_the_labels_there_are(
     with pytest.raises(VolumeError) as refusal:
         prepare_condition("tumor", Volume(values, AFFINE), grid)
     message = str(refusal.value)
-    assert f"holds the values {found};" in message
+    assert f"holds the value {found};" in message
     assert "1 necrotic core, 2 edema and 3 enhancing tumor" in message
 
 
 def test_a_long_list_of_false_labels_is_cut(grid: Grid) -> None:
     scan = np.arange(20 * 24 * 16, dtype=np.int32).reshape(20, 24, 16)
-    with pytest.raises(VolumeError, match="and 7668 more") as refusal:
+    with pytest.raises(VolumeError, match="and 7668 more, as a scan does;") as refusal:
         prepare_condition("tumor", Volume(scan, AFFINE), grid)
     assert len(str(refusal.value)) < 200
+
+
+def test_a_mask_of_a_whole_tumor_is_said_to_lack_its_parts(tumor: np.ndarray, tmp_path: Path) -> None:
+    Volume((tumor > 0).astype(np.uint8), AFFINE).save(tmp_path / "whole.nii.gz")
+    Volume(tumor, AFFINE).save(tmp_path / "parts.nii.gz")
+    whole, parts = (load_condition("tumor", tmp_path / f"{name}.nii.gz") for name in ("whole", "parts"))
+    assert "It holds label 1 alone" in " ".join(whole.notes)
+    assert not any("label 1 alone" in note for note in parts.notes)
 
 
 def test_an_empty_tumor_map_is_a_condition_and_is_said(grid: Grid, tumor: np.ndarray) -> None:

@@ -159,7 +159,7 @@ def test_what_became_of_a_file_is_said(doors: Doors, door: str, kind: str) -> No
         ({"steps": "abc"}, "num_inference_steps is 'abc'"),
         ({"guidance": 1e9}, "guidance_scale is 1000000000.0; it must be a number from 0 to 10"),
         ({"seed": -1}, "seed is -1; it must be a whole number from 0 to 4294967295"),
-        ({"seed": None}, "seed is None"),
+        ({"seed": None}, "Seed is empty: give it a value."),
         ({"age": 300}, "age is 300; it must be a number from 44 to 82 years"),
         ({"sampler": "euler"}, "sampler is 'euler'; it must be one of unipc, ddim, dpmpp"),
         ({"steps": 1, "guidance": 10, "seed": 2**32 - 1, "age": 82}, "Done in"),

@@ -177,7 +177,7 @@ def test_every_problem_is_named_with_its_file_and_nothing_is_trained(
     (data / "participants.tsv").write_text("participant_id\tage\tsex\nsub-01\told\tF\nsub-02\t50\tX\n")
     expected = {
         "sub-01/anat/sub-01_T1w.nii.gz": "damaged",
-        "sub-02/anat/sub-02_dseg.nii.gz": "holds the values 7; its labels are 0 for background, 1 necrotic core",
+        "sub-02/anat/sub-02_dseg.nii.gz": "holds the value 7; its labels are 0 for background, 1 necrotic core",
         "sub-03/anat/sub-03_dseg.nii.gz": "lies up to 20.0 mm off it",
         "sub-04/anat": "no T1",
         "sub-05/anat/sub-05_FLAIR.nii.gz": "as a label map does",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vcm.conditions import get_modality
+from vcm.conditions import load_condition
 from vcm.register import place_request
 from vcm.request import GenerationRequest
 from vcm.volume import Volume
@@ -88,7 +88,7 @@ def load_request(case: Case, settings: dict[str, Any], *, register: bool = False
     Raises:
         VolumeError, ValueError: a file is no usable volume, or a condition or a setting is none.
     """
-    volumes = {name: Volume.load(file, labels=get_modality(name).kind == "labels") for name, file in case.files.items()}
+    volumes = {name: load_condition(name, file) for name, file in case.files.items()}
     fill = None if case.fill is None else Volume.load(case.fill, labels=True)
     request = GenerationRequest(conditions=volumes, fill=fill, **settings)
     return place_request(request) if register else request

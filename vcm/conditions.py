@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 NECROTIC_CORE, EDEMA, ENHANCING = 1, 2, 3  # the labels of BraTS since 2023
 _OLD_ENHANCING = 4  # the label of BraTS until 2022, when there was no 3
 
+_MOST_LABELS = 16  # more wrong values than this are a scan's
+_ONE_PART = (
+    "It holds label 1 alone, which is necrotic core: a mask of a whole tumor has to be divided into its parts, "
+    "1 necrotic core, 2 edema and 3 enhancing tumor."
+)
 _WORTH_SAYING = 0.001  # a lost share below this is the rounding of a border
 
 
@@ -135,6 +141,22 @@ def get_modality(name: str) -> Modality:
     if name not in MODALITIES:
         raise ValueError(f"There is no condition {name!r}; the conditions are {', '.join(MODALITIES)}.")
     return MODALITIES[name]
+
+
+def load_condition(name: str, path: str | Path) -> Volume:
+    """Read the file of a condition, as `Volume.load` reads labels or a scan.
+
+    Returns:
+        The volume; its notes say where a tumor's parts seem to be missing from a map.
+
+    Raises:
+        VolumeError: it is no usable volume.
+        ValueError: there is no such modality.
+    """
+    volume = Volume.load(path, labels=get_modality(name).kind == "labels")
+    if name == "tumor" and np.array_equal(np.unique(volume.array), [0, 1]):
+        return replace(volume, notes=(*volume.notes, _ONE_PART))
+    return volume
 
 
 def prepare_condition(
@@ -253,11 +275,13 @@ def read_labels(modality: Modality, array: NDArray, count: int) -> tuple[NDArray
 
 def _refuse(modality: Modality, wrong: NDArray, count: int) -> VolumeError:
     """Return the error that lists the values found and those allowed."""
+    found = np.unique(wrong)
+    values = f"the value{'s' if found.size > 1 else ''} {list_values(wrong)}"
+    if found.size > _MOST_LABELS:
+        values += ", as a scan does"
     named = [f"{label} {name}" for label, name in enumerate(modality.label_names, start=1)]
     allowed = f"{', '.join(named[:-1])} and {named[-1]}" if named else f"and 1 to {count}"
-    return VolumeError(
-        f"The {modality.name} map holds the values {list_values(wrong)}; its labels are 0 for background, {allowed}."
-    )
+    return VolumeError(f"The {modality.name} map holds {values}; its labels are 0 for background, {allowed}.")
 
 
 def _say_what_is_lost(

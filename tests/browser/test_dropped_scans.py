@@ -47,6 +47,7 @@ def test_two_scans_dropped_in_quick_succession_both_stay_in_the_editor(
     layers = page.locator("#editor [data-part=layers] button")
     expect(layers.filter(has_text="T2")).to_have_count(1)
     expect(layers.filter(has_text="FLAIR")).to_have_count(1)
+    expect(page.locator("#editor [data-part=layers] [aria-checked=true]")).not_to_have_text("Brain")  # to be drawn on
 
 
 def test_thick_slices_come_back_fine_with_the_means_that_went_in(

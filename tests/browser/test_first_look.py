@@ -122,12 +122,43 @@ def test_a_cancelled_run_leaves_what_was_there_before(studio: Studio, page_at: P
     assert downloads(page, tmp_path)[3]["request"]["seed"] == 5
 
 
+def test_what_was_measured_is_said_to_be_of_the_drawing_before(studio: Studio, page_at: PageAt) -> None:
+    page = open_page(page_at, studio)
+
+    def heading() -> str:
+        return page.evaluate(
+            "getComputedStyle(document.querySelector('#adherence .adherence'), '::before').getPropertyValue('content')"
+        )
+
+    assert heading() == "none"
+    draw_blob(page, 0.4, 0.6)
+    assert "the drawing has changed since" in heading()
+    for _ in range(2):  # cleared, and drawn
+        page.locator("#editor [data-action=undo]").click()
+    assert heading() == "none"
+
+
+def test_the_bar_does_not_cover_what_the_keyboard_is_on(studio: Studio, page_at: PageAt) -> None:
+    page = open_page(page_at, studio)
+    for part in ("#dice", "#lock input"):
+        # Where a Tab would lead, at the very bottom of the window: beneath the bar.
+        page.evaluate(
+            "part => { const box = document.querySelector(part).getBoundingClientRect();"
+            "window.scrollBy({ top: box.bottom + 8 - innerHeight, behavior: 'instant' }); }",
+            part,
+        )
+        page.evaluate("part => document.querySelector(part).focus()", part)
+        page.wait_for_timeout(500)
+        focused, bar = page.locator(part).bounding_box(), page.locator("#action-bar").bounding_box()
+        assert focused["y"] + focused["height"] <= bar["y"], part
+
+
 def test_another_example_begins_at_its_volume(studio: Studio, page_at: PageAt) -> None:
     page = open_page(page_at, studio)
     layers = page.locator("#viewer [data-part=layers]")
     layers.get_by_text("Difference").click()
     expect(layers.get_by_text("Difference")).to_have_attribute("aria-checked", "true")
-    expect(page.locator("#viewer [data-part=hint]")).to_contain_text("Orange: the first is brighter")
+    expect(page.locator("#viewer [data-part=hint]")).to_contain_text("Orange: the controlled volume is brighter")
     page.locator("#examples [data-slug]").nth(1).click()
     expect(layers.get_by_text("Controlled", exact=True)).to_have_attribute("aria-checked", "true")
 

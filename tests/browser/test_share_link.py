@@ -135,6 +135,18 @@ def test_a_broken_link_is_told_in_one_sentence_and_the_drawing_stays(small_studi
     assert "#" not in page.url
 
 
+def test_what_is_said_of_a_link_is_not_lost_to_the_drawing_that_was_kept(small_studio, page_at: PageAt):
+    page = open_page(page_at, small_studio)
+    draw_blob(page, 0.4, 0.6)
+    expect(page.locator("#editor [data-part=saved]")).to_contain_text("Drawing saved")
+    page.goto("about:blank")
+    page.goto(f"{small_studio.url}#recipe=abc")
+    expect(page.locator("#editor [data-part=restored]")).to_be_visible()
+    expect(status(page)).to_contain_text("The link is damaged")
+    page.wait_for_timeout(1500)
+    expect(status(page)).to_contain_text("The link is damaged")
+
+
 def test_where_a_page_may_not_copy_the_link_can_be_copied_by_hand(small_studio, page_at: PageAt):
     page = page_at(*PHONE)
     page.add_init_script(

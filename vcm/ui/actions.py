@@ -15,7 +15,7 @@ import numpy as np
 from gradio.components import Component
 from numpy.typing import NDArray
 
-from vcm.conditions import EDEMA, MODALITIES
+from vcm.conditions import EDEMA, MODALITIES, load_condition
 from vcm.job import SLICES
 from vcm.lesion import build_lesion
 from vcm.recipe import build_recipe, load_recipe
@@ -274,7 +274,7 @@ class Actions:
             return {}
         try:
             with one_at_a_time(folder):  # the scan on whose grid it lies may be being read
-                run = GenerationRequest({modality: move_with_scans(Volume.load(path, labels=True), folder)})
+                run = GenerationRequest({modality: move_with_scans(load_condition(modality, path), folder)})
             prepared = self._studio.pipeline.prepare(run)[modality]
         except FORESEEN as error:
             return {page.uploads[modality]: None, page.status: words.status(explain(error), kind="error")}
@@ -432,6 +432,8 @@ class Actions:
             updates[use] = gr.update(value=is_wanted, interactive=is_free)
         if content.result is not None and content.files is not None:
             updates |= self.show_again(Shown(content.result, content.files, ROUNDED_NOTE))
+        else:
+            updates[page.adherence] = words.not_of_this_drawing()
         return updates
 
     def show_again(self, shown: Shown) -> Updates:

@@ -11,7 +11,7 @@ import gradio as gr
 from gradio.data_classes import FileData
 from gradio.utils import get_upload_folder
 
-from vcm.conditions import MODALITIES
+from vcm.conditions import load_condition
 from vcm.register import place_request
 from vcm.request import GenerationRequest
 from vcm.ui.examples import Example
@@ -99,9 +99,7 @@ def build_api(studio: Studio, examples: Sequence[Example], concurrency_id: str) 
         try:
             run = GenerationRequest(
                 conditions={
-                    name: Volume.load(uploaded_path(file), labels=MODALITIES[name].kind == "labels")
-                    for name, file in given.items()
-                    if file is not None
+                    name: load_condition(name, uploaded_path(file)) for name, file in given.items() if file is not None
                 },
                 fill=None if fill is None else Volume.load(uploaded_path(fill), labels=True),
                 guidance_scale=guidance_scale,

@@ -249,6 +249,7 @@ def _answer_a_stroke(draws_tumor: bool) -> str:
     return f"""(status) => {{
         if ({STROKE_JS} || status.includes({words.RUNNING!r})) return status;
         const canvas = window.vcmSliceCanvas.find("editor");
+        if (window.vcmOpenedLink && canvas?.isRestored) return status;
         // Undo and redo may lead back to what the page last spoke of: then what it said holds again.
         if (![{full}, {empty}].includes(status)) window.vcmToldBefore = status;
         if (canvas?.isAsMarked && window.vcmToldBefore) return window.vcmToldBefore;

@@ -56,8 +56,16 @@ class Controls:
         return list(self.settings.values())
 
     def read(self, values: Sequence[Any]) -> dict[str, Any]:
-        """Return the values of `inputs` as keyword arguments of a `GenerationRequest`, which judges them."""
-        return dict(zip(self.settings, values, strict=True))
+        """Return the values of `inputs` as keyword arguments of a `GenerationRequest`, which judges them.
+
+        Raises:
+            ValueError: a field is empty.
+        """
+        read = dict(zip(self.settings, values, strict=True))
+        empty = next((name for name, value in read.items() if value is None), None)
+        if empty is not None:
+            raise ValueError(f"{str(self.settings[empty].label).split(',')[0]} is empty: give it a value.")
+        return read
 
     def show(self, request: GenerationRequest) -> dict[Component, Any]:
         """Return what puts the settings of a request into the components."""

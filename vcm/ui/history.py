@@ -152,7 +152,7 @@ def compare_runs(first: PastRun, second: PastRun, folder: Path) -> ResultView:
     assert second.shown.facts is not None
     return ResultView(
         viewer=canvas_value(
-            [*layers, view_difference(difference, folder)],
+            [*layers, view_difference(difference, (_A, _B), folder)],
             affine,
             shape,
             labels=views[0].labels if mask else (),

@@ -31,6 +31,7 @@ async function show() {
 function open() {
   if (!location.hash.startsWith(PREFIX)) return;
   const text = location.hash.slice(PREFIX.length);
+  window.vcmOpenedLink = true; // what is said of it is not to be lost to the drawing that the browser had kept
   history.replaceState(history.state, "", location.pathname + location.search);
   const whenReady = () => {
     if (window.vcmSliceCanvas?.find("editor")?.drawing) trigger("submit", { text });

@@ -43,6 +43,7 @@ class SliceCanvas {
     this.blinking = null; // the timer that changes between the two
     this.colorTables = new Map();
     this.expected = null; // the grid that is being loaded, for its room on the page
+    this.isRestored = false; // the drawing is what the browser had kept, and nobody has changed it since
     this.isPlaced = false; // the crosshair has found its first place
     this.loads = 0; // of two loads that overlap only the later one may show
     this.frame = 0; // the animation frame that will draw what has changed
@@ -100,7 +101,7 @@ class SliceCanvas {
       if (load !== this.loads) return undefined;
       const mask = wantsMask ? { key: value.mask.url, voxels: volumes.pop() } : null;
       const layers = value.layers.map((layer, i) => ({ ...layer, url: layer.file.url, voxels: volumes[i] }));
-      this.show(grid, layers, value.labels);
+      this.show(grid, layers, value.labels, isNewDrawing);
       this.accepted = value;
       if (isNewDrawing) this.startDrawing(mask, value.mask_revision);
       if (!this.editable) this.showOther(mask, isNew, value.mask_revision);
@@ -129,7 +130,7 @@ class SliceCanvas {
     this.layout();
   }
 
-  show(grid, layers, labels) {
+  show(grid, layers, labels, isNewDrawing) {
     if (!grid.equals(this.grid)) {
       this.grid = grid;
       this.zoom = 1;
@@ -138,8 +139,12 @@ class SliceCanvas {
       this.layout();
     }
     const chosen = this.layer?.name;
+    // A scan that has just been dropped is looked at, and drawn on.
+    const known = namesOf(this.layers);
+    const isKept = this.editable && known.size > 0 && !isNewDrawing;
+    const dropped = isKept ? layers.slice(1).find(({ name }) => !known.has(name)) : null;
     this.layers = layers;
-    this.layerIndex = Math.max(0, layers.findIndex(({ name }) => name === chosen));
+    this.layerIndex = Math.max(0, layers.findIndex(({ name }) => name === (dropped?.name || chosen)));
     this.labels = labels;
     const isKnown = labels.some(({ id }) => id === this.label) || (this.layered && this.label === 0);
     if (!isKnown) this.label = labels[0]?.id || 0;
@@ -171,6 +176,7 @@ class SliceCanvas {
     this.mark();
     this.isPlaced = this.isPlaced && this.drawing.isEmpty;
     this.controls.showRestored(false);
+    this.isRestored = false;
     if (isOpening) this.restoreKept();
     else this.keeper?.schedule();
   }
@@ -183,6 +189,7 @@ class SliceCanvas {
     if (!kept || drawing !== this.drawing || drawing.done.length || !kept.every((label) => known.has(label))) return;
     if (!drawing.replace(kept)) return; // the page opened on the very same
     this.afterEdit(true);
+    this.isRestored = true;
     this.placeCrosshair();
     this.controls.showRestored(true);
   }
@@ -525,6 +532,7 @@ class SliceCanvas {
   // Remember the drawing as it stands; `isAsMarked` tells whether undo and redo have led back to it.
   mark() {
     this.marked = { edit: this.drawing?.done.at(-1), drawing: this.drawing };
+    this.root.removeAttribute("data-edited");
   }
 
   get isAsMarked() {
@@ -533,6 +541,8 @@ class SliceCanvas {
 
   afterEdit(isChanged) {
     if (isChanged) {
+      this.isRestored = false;
+      this.root.toggleAttribute("data-edited", !this.isAsMarked);
       this.sender.schedule();
       this.keeper?.schedule();
       this.controls.showRestored(false);

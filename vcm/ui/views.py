@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def view_result(result: GenerationResult, palette: Palette, folder: Path) -> Res
         difference = result.controlled.array - result.uncontrolled.array
         layers += [
             image_layer("Uncontrolled", result.uncontrolled.array, folder, hint=PAIR_HINTS[1], is_outlined=True),
-            view_difference(difference, folder),
+            view_difference(difference, ("the controlled volume", "the uncontrolled one"), folder),
         ]
     drawn = result.conditions.get(palette.modality)
     affine, shape = result.controlled.affine, result.controlled.array.shape
@@ -133,9 +133,15 @@ def view_drawing(
     return canvas_value(layers, grid.affine, grid.shape, labels=palette.labels, mask=drawn, cache_dir=folder)
 
 
-def view_difference(difference: NDArray[np.float32], folder: Path) -> Layer:
-    """Return the first of two volumes less the second, (X, Y, Z) in -1 to 1, as a layer."""
-    limits, hint = (-_MOST_DIFFERENCE, _MOST_DIFFERENCE), "Orange: the first is brighter. Blue: the second is."
+def view_difference(difference: NDArray[np.float32], names: Sequence[str], folder: Path) -> Layer:
+    """Return the first of two volumes less the second, (X, Y, Z) in -1 to 1, as a layer.
+
+    Args:
+        names: of the two, as a sentence names them.
+    """
+    first, second = names
+    limits = (-_MOST_DIFFERENCE, _MOST_DIFFERENCE)
+    hint = f"Orange: {first} is brighter. Blue: {second} is brighter."
     return image_layer("Difference", difference, folder, value_range=limits, colormap="diverging", hint=hint)
 
 

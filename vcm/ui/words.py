@@ -168,6 +168,11 @@ def nothing_measured() -> str:
     return _card("Does it follow the drawing?", "<p>Not applicable: this volume was generated without a condition.</p>")
 
 
+def not_of_this_drawing() -> str:
+    """Return what stands in place of adherence where a drawing was put on the page that nothing was made from yet."""
+    return _card("Does it follow the drawing?", "<p>What is shown was made before: press Generate.</p>")
+
+
 def not_measured_yet() -> str:
     """Return what stands in place of adherence until a run is done."""
     return _card("Does it follow the drawing?", "<p>Measured as soon as the volume is there.</p>")

@@ -159,7 +159,8 @@ def ceilings(calibration: Calibration | None) -> str:
     originals, round_trips = calibration.ceilings
     return note(
         f"The segmenter's own limit, over {len(calibration.lesions)} test subjects with tumors of all sizes: an "
-        f"overlap of {originals:.2f} on the simulated scans, {round_trips:.2f} after the autoencoder's round trip."
+        f"overlap of {originals:.2f} on the simulated scans, {round_trips:.2f} after the autoencoder's round trip; "
+        "a large tumor can lie above."
     )
 
 

@@ -1,6 +1,6 @@
 """Scans on the page and over HTTP: taken, shown as the model sees them, and followed to the downloads."""
 
-from collections.abc import Generator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,13 +22,13 @@ from vcm.request import GenerationRequest
 from vcm.ui.content import show_recipe
 from vcm.ui.palette import Palette
 from vcm.ui.scan_uploads import (
-    Updates,
     build_scan_uploads,
     find_placement,
     find_scan,
     find_scans,
     keep_scan,
 )
+from vcm.ui.session_files import one_at_a_time, session_folder
 from vcm.ui.slice_canvas import SliceCanvas, canvas_value, image_layer
 from vcm.ui.views import show_on_grid
 from vcm.volume import Volume
@@ -75,22 +75,38 @@ def test_a_dropped_scan_is_taken_and_shown_as_the_model_sees_it(app, files):
     assert "patientname" not in str(shown)
 
 
-def test_of_two_scans_that_are_read_at_once_the_later_answer_shows_both(pipeline, scan, tmp_path, monkeypatch):
+@pytest.fixture
+def begin(pipeline, scan, tmp_path, monkeypatch):
+    """Let a handler of a drop zone begin, up to where it says so; gives its answers to come, and its editor."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
     with gr.Blocks():
         uploads, status, editor = build_scan_uploads(["t2", "flair"]), gr.HTML(), SliceCanvas()
     blank = image_layer("T1", np.zeros(pipeline.grid.shape, np.float32), tmp_path)
     drawing = canvas_value([blank], pipeline.grid.affine, pipeline.grid.shape)
 
-    def begin(name: str) -> Generator[Updates, None, None]:
+    def begin(name: str) -> Iterator[list[str]]:
         scan.save(tmp_path / f"{name}.nii.gz")
         taking = uploads.taker(name, pipeline.grid, status, editor)(str(tmp_path / f"{name}.nii.gz"), drawing, {}, None)
         next(taking)
-        return taking
+        return ([layer.name for layer in answer[editor].layers] for answer in taking)
 
+    return begin
+
+
+def test_of_two_scans_that_are_read_at_once_the_later_answer_shows_both(begin):
     first, second = begin("t2"), begin("flair")
-    assert [layer.name for layer in next(second)[editor].layers] == ["T1", "FLAIR"]
-    assert [layer.name for layer in next(first)[editor].layers] == ["T1", "FLAIR", "T2"]
+    assert next(second) == ["T1", "FLAIR"]
+    assert next(first) == ["T1", "FLAIR", "T2"]
+
+
+def test_a_drop_waits_for_the_one_before_it(begin):
+    answers = begin("t2")
+    with ThreadPoolExecutor(1) as thread:
+        with one_at_a_time(session_folder(None)):
+            answer = thread.submit(next, answers)
+            with pytest.raises(TimeoutError):
+                answer.result(timeout=1)
+        assert answer.result(timeout=60) == ["T1", "T2"]
 
 
 def test_a_run_of_the_page_puts_what_it_made_into_the_dropped_scan(app, files, scan, fill):
@@ -192,26 +208,6 @@ def test_each_scan_of_a_recipe_keeps_the_way_that_it_came_itself(pipeline, scan,
     assert find_placement(tmp_path, "flair") == placement
     for name in ("t2", "flair"):
         np.testing.assert_array_equal(find_scan(tmp_path, name).affine, scan.affine)
-
-
-def test_a_mask_that_is_dropped_while_its_scan_is_read_is_moved_with_it(app, tmp_path):
-    subject = simulate.simulate_subject(200_005, ("t1",))
-    affine = np.float32(MOVED @ simulate.AFFINE).astype(np.float64)
-    Volume(subject.images["t1"], affine).save(tmp_path / "partial.nii.gz")
-    Volume(subject.tumor, affine).save(tmp_path / "tumor.nii.gz")
-    patient, hasty = Visitor(app.local_url), Visitor(app.local_url)
-    drop(patient, "partial", tmp_path / "partial.nii.gz")
-    expected = drop(patient, "tumor", tmp_path / "tumor.nii.gz")
-    with ThreadPoolExecutor(1) as meanwhile:
-        reading = hasty.find("upload-partial", "upload")
-        file = hasty.upload("partial.nii.gz", (tmp_path / "partial.nii.gz").read_bytes())
-        answers = hasty.follow(reading, hasty.join(reading, {"upload-partial": file}))
-        assert "Reading the partial scan" in text_of(next(answers)["status"])
-        scan = meanwhile.submit(list, answers)
-        again = drop(Visitor(app.local_url, hasty.session), "tumor", tmp_path / "tumor.nii.gz")
-        assert "was moved there" in text_of(scan.result()[-1]["status"])
-    assert Path(again["editor"]["mask"]["path"]).name == Path(expected["editor"]["mask"]["path"]).name
-    assert len(again["editor"]["layers"]) == len(scan.result()[-1]["editor"]["layers"]) == 2
 
 
 def test_a_kept_scan_comes_back_to_the_last_digit(tmp_path, scan):

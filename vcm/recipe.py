@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from vcm import __version__
 from vcm.conditions import MODALITIES, PreparedCondition
 from vcm.request import GenerationRequest
-from vcm.scans import read_values
+from vcm.scans import clean_values
 from vcm.volume import MAX_VOXELS, Volume, VolumeError
 from vcm.whole_files import write_whole
 
@@ -309,7 +309,7 @@ def _find_image(name: str, entry: Mapping[str, Any], images: Mapping[str, Volume
     """Return the scan that a recipe means, at the exact place that it had: a file keeps fewer digits of an affine."""
     if name not in images:
         raise RecipeError(f"The recipe names its condition {name} by a checksum only: give that volume, too.")
-    array = read_values(name, images[name])[0].array
+    array, _ = clean_values(images[name].array)
     if array.shape != _read_shape(name, entry) or hash_array(array) != entry.get("sha256"):
         raise RecipeError(f"The volume given for {name} is not the one that the recipe was made with.")
     try:

@@ -147,13 +147,8 @@ def read_values(name: str, volume: Volume) -> tuple[Volume, tuple[str, ...]]:
     Raises:
         VolumeError: every voxel holds the same value, or so few whole numbers that they must be names.
     """
-    with np.errstate(over="ignore"):
-        array = np.ascontiguousarray(volume.array, dtype=np.float32) + np.float32(0)  # a file may turn -0 into 0
-    notes: tuple[str, ...] = ()
-    finite = np.isfinite(array)
-    if not finite.all():
-        array = np.where(finite, array, np.float32(0))
-        notes += ("Voxels that were not a number, or infinite, were read as 0.",)
+    array, is_complete = clean_values(volume.array)
+    notes = () if is_complete else ("Voxels that were not a number, or infinite, were read as 0.",)
     if array.min() == array.max():
         raise VolumeError(f"The {name} condition takes a scan; in this volume every voxel holds the same value.")
     if holds_labels(array):
@@ -162,6 +157,14 @@ def read_values(name: str, volume: Volume) -> tuple[Volume, tuple[str, ...]]:
             "as a label map does."
         )
     return Volume(array, volume.affine), notes
+
+
+def clean_values(array: NDArray) -> tuple[NDArray[np.float32], bool]:
+    """Return an image as finite float32, what was no number as 0, and whether all of it was finite."""
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(array, dtype=np.float32) + np.float32(0)  # a file may turn -0 into 0
+    finite = np.isfinite(values)
+    return np.where(finite, values, np.float32(0)), bool(finite.all())
 
 
 def holds_labels(array: NDArray) -> bool:

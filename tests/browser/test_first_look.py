@@ -138,21 +138,6 @@ def test_what_was_measured_is_said_to_be_of_the_drawing_before(studio: Studio, p
     assert heading() == "none"
 
 
-def test_the_bar_does_not_cover_what_the_keyboard_is_on(studio: Studio, page_at: PageAt) -> None:
-    page = open_page(page_at, studio)
-    for part in ("#dice", "#lock input"):
-        # Where a Tab would lead, at the very bottom of the window: beneath the bar.
-        page.evaluate(
-            "part => { const box = document.querySelector(part).getBoundingClientRect();"
-            "window.scrollBy({ top: box.bottom + 8 - innerHeight, behavior: 'instant' }); }",
-            part,
-        )
-        page.evaluate("part => document.querySelector(part).focus()", part)
-        page.wait_for_timeout(500)
-        focused, bar = page.locator(part).bounding_box(), page.locator("#action-bar").bounding_box()
-        assert focused["y"] + focused["height"] <= bar["y"], part
-
-
 def test_another_example_begins_at_its_volume(studio: Studio, page_at: PageAt) -> None:
     page = open_page(page_at, studio)
     layers = page.locator("#viewer [data-part=layers]")

@@ -176,6 +176,7 @@ def test_the_3d_view_shows_brain_and_tumor_and_keeps_its_camera(studio, page_at)
     expect(scene).to_have_attribute("data-shown", "true", timeout=60_000)
     expect(scene).to_contain_text("Brain")
     camera = "() => document.querySelector('#scene [data-part=plot]')._fullLayout.scene._scene.getCamera().eye"
+    scene.evaluate("scene => scene.scrollIntoView({ block: 'center', behavior: 'instant' })")
     box = scene.bounding_box()
     before = page.evaluate(camera)
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
@@ -185,8 +186,9 @@ def test_the_3d_view_shows_brain_and_tumor_and_keeps_its_camera(studio, page_at)
     page.wait_for_timeout(500)
     turned = page.evaluate(camera)
     assert max(abs(turned[axis] - before[axis]) for axis in "xyz") > 0.1
-    with page.expect_response(lambda response: "scene-" in response.url):
+    with page.expect_response(lambda response: "scene-" in response.url, timeout=RUN_MS):
         generate(page)
+        scene.evaluate("scene => scene.scrollIntoView({ block: 'center', behavior: 'instant' })")  # it waits to be seen
     page.wait_for_timeout(2_000)
     assert page.evaluate(camera) == pytest.approx(turned, abs=1e-6)
 

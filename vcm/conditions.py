@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vcm.errors import VolumeError
 from vcm.resample import fraction_outside
-from vcm.scans import Scan, prepare_scan
+from vcm.scans import MOST_LABELS, Scan, prepare_scan
 from vcm.volume import Volume, as_labels, list_values
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 NECROTIC_CORE, EDEMA, ENHANCING = 1, 2, 3  # the labels of BraTS since 2023
 _OLD_ENHANCING = 4  # the label of BraTS until 2022, when there was no 3
 
-_MOST_LABELS = 16  # more wrong values than this are a scan's
 _ONE_PART = (
     "It holds label 1 alone, which is necrotic core: a mask of a whole tumor has to be divided into its parts, "
     "1 necrotic core, 2 edema and 3 enhancing tumor."
@@ -276,8 +275,8 @@ def read_labels(modality: Modality, array: NDArray, count: int) -> tuple[NDArray
 def _refuse(modality: Modality, wrong: NDArray, count: int) -> VolumeError:
     """Return the error that lists the values found and those allowed."""
     found = np.unique(wrong)
-    values = f"the value{'s' if found.size > 1 else ''} {list_values(wrong)}"
-    if found.size > _MOST_LABELS:
+    values = f"the value{'s' if found.size > 1 else ''} {list_values(found)}"
+    if found.size > MOST_LABELS:
         values += ", as a scan does"
     named = [f"{label} {name}" for label, name in enumerate(modality.label_names, start=1)]
     allowed = f"{', '.join(named[:-1])} and {named[-1]}" if named else f"and 1 to {count}"

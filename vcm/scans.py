@@ -33,7 +33,9 @@ MOST_TILT_DEGREES = 25.0
 """Of slices against the model grid. A slice's mean is taken along the model's columns instead of across the slice,
 which for 8 mm is off by less than a voxel up to there."""
 
-_MOST_LABELS = 32  # a scan of 8 bits has far more values; whole numbers as few as this are names
+MOST_LABELS = 32
+"""Distinct values of a map: a scan of 8 bits has far more, and whole numbers as few as this are names."""
+
 _AS_THIN = 1.3  # voxels longer than this times the slice spacing, in the plane of the slices, are thick themselves
 _WORTH_SAYING = 0.001
 _DIRECTIONS = ("left to right", "back to front", "foot to head")
@@ -164,16 +166,18 @@ def clean_values(array: NDArray) -> tuple[NDArray[np.float32], bool]:
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(array, dtype=np.float32) + np.float32(0)  # a file may turn -0 into 0
     finite = np.isfinite(values)
-    return np.where(finite, values, np.float32(0)), bool(finite.all())
+    if finite.all():
+        return values, True
+    return np.where(finite, values, np.float32(0)), False
 
 
 def holds_labels(array: NDArray) -> bool:
     """Tell whether an image has so few values, all of them whole, that they must be names."""
     some = np.unique(array.ravel()[:: max(1, array.size // 4096)])  # a scan is known by a few thousand voxels
-    if some.size > _MOST_LABELS:
+    if some.size > MOST_LABELS:
         return False
     values = np.unique(array)
-    return values.size <= _MOST_LABELS and bool((values == np.rint(values)).all())
+    return values.size <= MOST_LABELS and bool((values == np.rint(values)).all())
 
 
 def _judge_slices(scan: Volume) -> tuple[str, ...]:

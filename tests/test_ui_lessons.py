@@ -156,6 +156,22 @@ def test_sentences_come_from_the_numbers() -> None:
     assert "The lesion hardly forms" in text_of(render_figure(Figure(hardly)))
 
 
+def test_what_has_no_lesion_is_told_by_what_moves() -> None:
+    shared = {"columns": 1, "rows": 1, "size": [8, 8]}
+    pair = {"kind": "pair", "dice": [None, None], "brightest": 0.0488, **shared}
+    assert "differ by less than 0.049; black to white is 1" in text_of(render_figure(Figure(pair)))
+    assert "they are the same" in text_of(render_figure(Figure({**pair, "brightest": 0.0})))
+    sweep = {"kind": "guidance", "scales": [0.0, 1.0, 3.0], "distance": [0.0, 0.0054, 0.0144], **shared}
+    assert "At 3 the volume is 0.014 away from the uncontrolled one" in text_of(render_figure(Figure(sweep)))
+    seeds = {"kind": "seeds", "seeds": [7, 8], "ventricles_ml": [64.5, 59.4], "brightest": 0.3, **shared}
+    told = text_of(render_figure(Figure(seeds)))
+    assert "In 2 brains the ventricles have 59 to 64 ml" in told
+    assert "ventricles 59 ml" in told
+    cells = [[0.0, 1.0, None, 0.0055]]
+    window = {"kind": "window", "edges": [0.0, 1.0], "steps": 10, "cells": cells}
+    assert "the cells say how far the volume moves" in text_of(render_figure(Figure(window)))
+
+
 def test_the_calibration_says_honestly_how_small_a_lesion_may_be() -> None:
     assert "not been measured" in text_of(render_calibration(None))
     rows = [Lesion(float(ml), 2.0 * ml, 10.0 + ml, 0.1 if ml < 10 else 0.8) for ml in range(1, 21)]

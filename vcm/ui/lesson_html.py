@@ -17,6 +17,7 @@ _MANY = 5
 _SAME = 0.01
 _HARDLY = 0.3  # an overlap below it is no lesion that was followed
 _NEARLY = 0.9  # of what the whole way gives
+_NO_LESION = "There is no overlap to tell, so the cells say how far the volume moves: the brighter, the farther."
 _COVARIATE_TITLES = {"age": "Age", "ventricular_volume": "Ventricular volume"}
 
 
@@ -57,13 +58,17 @@ def render_calibration(calibration: Calibration | None) -> str:
 
 def _render_pair(figure: Figure) -> str:
     free, controlled = figure.facts["dice"]
-    text = ""
+    brightest = figure.facts["brightest"]
     if controlled is not None:
         text = f"With the drawing the overlap is {controlled:.2f}, without it {free or 0:.2f}."
+    elif brightest:
+        text = f"Nearly everywhere in this slice they differ by less than {brightest:.2g}; black to white is 1."
+    else:
+        text = "In this slice they are the same."
     captions = [
         ("Without control", "outlined: what is asked for"),
         ("With control", "the same noise"),
-        ("Difference", f"full color at {figure.facts['brightest']:.2g}"),
+        ("Difference", f"full color at {brightest:.2g}"),
     ]
     return _wrap(figure, _say(text) + _show_row(figure, captions))
 
@@ -71,10 +76,8 @@ def _render_pair(figure: Figure) -> str:
 def _render_guidance(figure: Figure) -> str:
     scales, distances = figure.facts["scales"], figure.facts.get("distance")
     dice = figure.facts.get("dice")
-    captions = [
-        (f"{scale:g}", "" if dice is None or dice[index] is None else f"{dice[index]:.2f}")
-        for index, scale in enumerate(scales)
-    ]
+    below = _tell_each(dice, len(scales))
+    captions = [(f"{scale:g}", text) for scale, text in zip(scales, below, strict=True)]
     charts = ""
     if dice is not None:
         charts += draw_line(scales, dice, x_title="Guidance", y_title="Overlap", top=1.0)
@@ -86,9 +89,14 @@ def _render_guidance(figure: Figure) -> str:
 def _say_guidance(
     scales: Sequence[float], dice: Sequence[float | None] | None, distances: Sequence[float | None] | None
 ) -> str:
-    known = [(value, scale) for scale, value in zip(scales, dice or (), strict=False) if value is not None]
-    if len(scales) < 2 or not known:
+    if len(scales) < 2:
         return ""
+    known = [(value, scale) for scale, value in zip(scales, dice or (), strict=False) if value is not None]
+    if not known:
+        far = (distances or (None,))[-1]
+        if far is None:
+            return ""
+        return f"At {scales[-1]:g} the volume is {far:.3f} away from the uncontrolled one; there is no overlap to tell."
     best = max(value for value, _ in known)
     at = next(scale for value, scale in known if value > best - _SAME)
     if best < _HARDLY:
@@ -116,7 +124,7 @@ def _render_window(figure: Figure) -> str:
         f"0 is pure noise, 1 the finished volume; {figure.facts['steps']} steps each.</caption>"
         f"<thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>"
     )
-    return _wrap(figure, _say(_say_window(edges, values) if is_scored else "") + table)
+    return _wrap(figure, _say(_say_window(edges, values) if is_scored else _NO_LESION) + table)
 
 
 def _draw_cell(
@@ -151,14 +159,15 @@ def _say_window(edges: Sequence[float], values: Mapping[tuple[float, float], flo
 def _render_seeds(figure: Figure) -> str:
     seeds, dice = figure.facts["seeds"], figure.facts.get("dice")
     known = [value for value in dice or () if value is not None]
-    text = ""
+    found = [value for value in figure.facts.get("ventricles_ml") or () if value is not None]
+    text, below = "", _tell_each(dice, len(seeds))
     if len(known) > 1:
         text = f"In {len(known)} brains the overlap is {min(known):.2f} to {max(known):.2f}."
+    elif len(found) > 1:
+        text = f"In {len(found)} brains the ventricles have {min(found):.0f} to {max(found):.0f} ml."
+        below = [_tell_ventricles(value) for value in figure.facts["ventricles_ml"]]
     captions = [("Mean", f"of {len(seeds)} volumes"), ("Deviation", f"full color at {figure.facts['brightest']:.2g}")]
-    captions += [
-        (f"Seed {seed}", "" if dice is None or dice[index] is None else f"{dice[index]:.2f}")
-        for index, seed in enumerate(seeds)
-    ]
+    captions += [(f"Seed {seed}", told) for seed, told in zip(seeds, below, strict=True)]
     return _wrap(figure, _say(text) + _show_row(figure, captions))
 
 
@@ -188,6 +197,11 @@ def _say_covariates(covariates: Sequence[Facts]) -> str:
         else:
             told.append(f"Asked for the smallest and the largest, they have {found[0]:.0f} and {found[1]:.0f} ml.")
     return " ".join(told)
+
+
+def _tell_each(dice: Sequence[float | None] | None, count: int) -> list[str]:
+    """Return an overlap below each of `count` pictures, or nothing where there is none."""
+    return ["" if value is None else f"{value:.2f}" for value in dice or [None] * count]
 
 
 def _name_value(name: str, value: float) -> str:

@@ -131,6 +131,9 @@ def test_a_quality_that_was_stopped_goes_on_with_the_loops_that_are_missing(pipe
     resumed = benchmark(pipeline, pipeline, tmp_path, PLAN, resume=True)
     assert len(sampled) == len(whole["quality"]["loops"]) - 2  # the exact one and two loops were there
     assert resumed["quality"] == whole["quality"]
+    sampled.clear()
+    assert benchmark(pipeline, pipeline, tmp_path, PLAN, resume=True)["quality"] == whole["quality"]
+    assert not sampled
 
 
 def test_adherence_is_left_out_where_there_is_nothing_to_judge_with_and_the_distance_is_not(pipeline, tmp_path, caplog):

@@ -80,6 +80,8 @@ def test_a_model_that_can_follow_or_measure_no_tumor_is_told(pipeline, mask, tin
         follow_case(Pipeline(tiny_model), mask)
     with pytest.raises(ValueError, match="seeds is 0"):
         follow_case(pipeline, mask, seeds=0)
+    with pytest.raises(ValueError, match="The last seed would be 4294967296; it must be at most 4294967295"):
+        follow_case(pipeline, mask, seeds=2, first_seed=2**32 - 1)
 
 
 def test_a_mask_without_a_tumor_on_the_grid_is_refused_before_anything_is_generated(pipeline, mask):

@@ -198,6 +198,10 @@ BAD = {
     ),
     "a recipe that is not there": (["generate", "--recipe", "/no/where.json", "--out", "{out}"], "no such recipe"),
     "a recipe that is none": (["generate", "--recipe", "{file}", "--out", "{out}"], "not a recipe"),
+    "a recipe and another precision": (
+        ["generate", "--recipe", "{file}", "--precision", "float32", "--out", "{out}"],
+        "give --recipe without any of them",
+    ),
     "a recipe and settings": (
         ["generate", "--recipe", "{file}", "--seed", "1", "--out", "{out}"],
         "without any of them",
@@ -267,6 +271,9 @@ def test_a_recipe_finds_its_scans_beside_it_or_asks_for_them(run, mask, scan, im
     )
     assert run(*again, "--condition", f"partial={scan}", "--out", tmp_path / "c")[0] == 0
     assert (tmp_path / "c" / CONTROLLED_FILE).read_bytes() == first
+    copied = tmp_path / "c" / "condition_partial.nii.gz"
+    code, _, err = run(*again, "--condition", f"partial={copied}", "--out", tmp_path / "c")
+    assert (code, "would be replaced by the result" in err) == (2, True)
     code, _, err = run(*again, "--condition", f"partial={mask}", "--out", tmp_path / "d")
     assert (code, err) == (2, "vcm: The volume given for partial is not the one that the recipe was made with.\n")
     code, _, err = run(*again, "--condition", f"tumor={mask}", "--out", tmp_path / "d")

@@ -20,6 +20,12 @@ def test_a_run_of_the_published_backbone_on_a_cpu_is_told_in_minutes() -> None:
     )
 
 
+def test_many_runs_are_told_as_many() -> None:
+    told = say_cost(brainldm_config(), "cpu", 20, compare=False, runs=50)
+    assert told is not None
+    assert told.endswith("about 5 for decoding, for each of 50 runs.")
+
+
 def test_the_first_guess_of_the_page_is_the_same_time() -> None:
     assert guess_timings(brainldm_config(), "cpu") == {"sample": 660.0, "decode": 300.0}
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -189,13 +190,23 @@ def test_a_cohort_on_another_grid_is_the_same_in_the_world(cohort: Cohort, confi
 
 def test_a_placed_cohort_is_made_once_and_told_from_others(cohort: Cohort, config: ModelConfig, tmp_path: Path) -> None:
     first = place(config).apply(cohort, tmp_path)
-    (folder,) = tmp_path.iterdir()
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
     stamp = (folder / "tumor.npy").stat().st_mtime_ns
     again = place(config).apply(cohort, tmp_path)
     assert np.array_equal(first.tumor, again.tumor)
     assert (folder / "tumor.npy").stat().st_mtime_ns == stamp
     changed = replace(cohort, tumor=np.zeros_like(cohort.tumor))
     assert not place(config).apply(changed, tmp_path).tumor.any()
+
+
+def test_processes_that_want_a_placed_cohort_at_once_find_it_whole(
+    cohort: Cohort, config: ModelConfig, tmp_path: Path
+) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: place(config).apply(cohort, tmp_path), range(2))
+    for placed in (first, second):
+        assert all(placed.tumor[index].any() for index in range(2))
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_covariates_are_counted_as_the_model_counts_them(cohort: Cohort, config: ModelConfig, tmp_path: Path) -> None:
@@ -273,6 +284,46 @@ def test_a_trained_vcm_goes_on_with_more_conditions(source: Path, simulated: Non
     assert after.modalities == ("tumor", "t2")
     weight = "condition_encoders.tumor.conv_in.weight"
     torch.testing.assert_close(after.state_dict()[weight], before.state_dict()[weight], atol=0.01, rtol=0.01)
+
+
+def test_a_model_stays_whole_until_its_new_vcm_is_there(
+    source: Path, simulated: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vcm.train import stages
+
+    stages.train("vcm", tmp_path, model=source, samples=2, steps=1, conditions=["tumor"])
+    before = load_model(tmp_path)
+    begun = []
+
+    def stop(**given: object) -> None:
+        begun.append(given["initial"])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "train_adapter", stop)
+        for options in ({"from_weights": True}, {"from_weights": True}, {"resume": True}):
+            with pytest.raises(KeyboardInterrupt):
+                stages.train("vcm", tmp_path, samples=2, steps=1, conditions=["tumor", "t2"], **options)
+            after = load_model(tmp_path)
+            assert after.config == before.config
+            assert after.hashes == before.hashes
+    assert all(initial is not None for initial in begun)  # a run that goes on began from weights, too
+    stages.train("vcm", tmp_path, samples=2, steps=1, conditions=["tumor", "t2"], resume=True)
+    assert load_model(tmp_path).adapter.modalities == ("tumor", "t2")
+    stages.train("vcm", tmp_path, samples=2, steps=2, resume=True)
+    assert load_model(tmp_path).adapter.modalities == ("tumor", "t2")
+
+
+def test_a_copied_model_knows_where_brains_lie(source: Path, tmp_path: Path) -> None:
+    from vcm.train.stages import _copy_backbone
+
+    copied = tmp_path / "copied"
+    copied.mkdir()
+    (tmp_path / "model").mkdir()
+    for name in ("config.json", "brain.nii.gz", "notes.txt"):
+        (tmp_path / "model" / name).write_text("{}")
+    _copy_backbone(tmp_path / "model", copied)
+    assert {path.name for path in copied.iterdir()} == {"config.json", "brain.nii.gz", "SHA256SUMS"}
 
 
 def test_a_vcm_learns_from_every_condition_that_can_be_trained(source: Path, simulated: None, tmp_path: Path) -> None:

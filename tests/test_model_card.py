@@ -162,7 +162,7 @@ def test_a_card_of_a_vcm_that_learned_from_own_data_does_not_say_that_there_is_n
     assert "its VCM also from data of its maker's own" in card
     own = [line for line in card.splitlines() if line.startswith("| VCM |")][1]
     assert own == "| VCM | none | 9 of its maker's own | brings the tumor |"
-    assert "vcm train vcm --samples 9 --steps 700 --from-weights --data my_data --out model" in card
+    assert "vcm train vcm --steps 700 --from-weights --data my_data --out model" in card
 
 
 def test_an_evaluation_by_another_segmenter_is_refused(folder, evaluation):

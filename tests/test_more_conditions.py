@@ -54,3 +54,9 @@ def test_another_width_is_refused():
     wider = replace(earlier.config, head_channels=2 * earlier.config.head_channels)
     with pytest.raises(ValueError, match="of its own sizes"):
         carry_over(earlier.state_dict(), earlier.config, wider)
+
+
+def test_one_condition_alone_of_several_cannot_go_on():
+    earlier = VCM(follow("tumor", "anatomy"))
+    with pytest.raises(ValueError, match="cannot go on with one alone"):
+        carry_over(earlier.state_dict(), earlier.config, follow("tumor"))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from vcm.errors import VolumeError
 from vcm.outputs import OutputError, make_folder, refuse_own_files, write_result
 from vcm.pipeline import Pipeline
 from vcm.recipe import load_recipe
@@ -65,6 +66,27 @@ def test_what_a_result_is_made_from_is_not_replaced_by_it(tmp_path):
             refuse_own_files(files, region, tmp_path)
         refuse_own_files(files, region, tmp_path / "out")
     refuse_own_files({"tumor": tmp_path / "lesion.nii.gz"}, None, tmp_path)
+
+
+def test_nor_does_a_result_remove_it_with_an_earlier_one(results, tmp_path):
+    write_result(results[0], tmp_path)
+    with pytest.raises(OutputError, match="choose another output folder"):
+        refuse_own_files({"partial": tmp_path / "condition_anatomy.nii.gz"}, None, tmp_path)
+
+
+def test_a_recipe_outlives_a_disk_that_is_full(results, tmp_path, monkeypatch):
+    write_result(results[0], tmp_path)
+
+    def refuse(*_):
+        raise VolumeError("The disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Volume, "save", refuse)
+        with pytest.raises(VolumeError):
+            write_result(results[1], tmp_path)
+    assert load_recipe(tmp_path / "recipe-before.json") == results[0].recipe
+    write_result(results[1], tmp_path)
+    assert load_recipe(tmp_path / "recipe.json") == results[1].recipe
 
 
 def test_a_folder_that_cannot_be_made_gives_one_sentence_without_its_path(tmp_path):

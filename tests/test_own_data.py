@@ -184,7 +184,7 @@ def test_every_problem_is_named_with_its_file_and_nothing_is_trained(
         "sub-06/anat/sub-06_run-2_T1w.nii.gz": "keep one of the two",
         "sub-07/anat/sub-07_dseg.nii.gz": "lie off the field of view of the T1",
         "sub-08/anat/sub-08_T2w.nii.gz": "does not overlap with the T1",
-        "sub-09/anat/sub-09_T1w.nii.gz": "every voxel of it holds the same value",
+        "sub-09/anat/sub-09_T1w.nii.gz": "every voxel of this volume holds the same value",
         "sub-10/anat/sub-10_dseg.nii.gz": "holds label 4, while 1 other maps hold 3",
         "sub-11/anat/sub-11_desc-tissue_dseg.nii.gz": "is empty",
         "participants.tsv": "line 2: age is 'old'; a number or n/a is expected",

@@ -26,7 +26,7 @@ from vcm.train import adapter as adapter_training
 from vcm.train.adapter import AdapterRecipe, Material, train_adapter
 from vcm.train.loop import LoopConfig
 from vcm.train.more_conditions import carry_over
-from vcm.train.painter import train_painter
+from vcm.train.painter import set_painters_aside, train_painter
 from vcm.train.pairs import Pairs
 
 CONFIG = PainterConfig(channels=(4, 8))
@@ -156,27 +156,27 @@ def train(subjects, large_backbone, monkeypatch):
 
 def test_a_painter_learns_before_its_vcm_does_and_then_no_more(train, tmp_path):
     first = train(tmp_path / "first")
-    painted = torch.load(tmp_path / "first/painter/state.pt", weights_only=True)["averaged"]
+    painted = torch.load(tmp_path / "first/painter-t2/state.pt", weights_only=True)["averaged"]
     assert painted["paint.weight"].any()
     for name, tensor in painted.items():
         assert torch.equal(first.state_dict()[f"painter.{name}"], tensor)
     assert not any(parameter.requires_grad for parameter in first.painter.parameters())
 
     further = train(tmp_path / "further", initial=first.state_dict())
-    assert not (tmp_path / "further/painter").exists()
+    assert not list((tmp_path / "further").glob("painter*"))
     assert torch.equal(further.painter.paint.weight, first.painter.paint.weight)
     assert not torch.equal(further.draft.correct.weight, first.draft.correct.weight)
 
     without = {name: tensor for name, tensor in first.state_dict().items() if not name.startswith("painter.")}
     train(tmp_path / "gained", initial=without)
-    assert (tmp_path / "gained/painter/state.pt").is_file()
+    assert (tmp_path / "gained/painter-t2/state.pt").is_file()
 
 
 def test_a_training_that_goes_on_has_its_painter_already(train, tmp_path):
     first = train(tmp_path / "first")
-    (tmp_path / "first/painter/state.pt").unlink()
+    (tmp_path / "first/painter-t2/state.pt").unlink()
     again = train(tmp_path / "first", resume=True)
-    assert not (tmp_path / "first/painter/state.pt").exists()
+    assert not (tmp_path / "first/painter-t2/state.pt").exists()
     assert torch.equal(again.painter.paint.weight, first.painter.paint.weight)
 
 
@@ -197,7 +197,7 @@ def test_a_vcm_for_other_contrasts_begins_without_the_painter_of_these(train, tm
     later = carry_over(earlier.state_dict(), before, after)
     assert not later.painter.paint.weight.any()
     train(tmp_path, initial=later.state_dict())
-    assert (tmp_path / "painter/state.pt").is_file()
+    assert (tmp_path / "painter-t2/state.pt").is_file()
 
 
 def test_its_configuration_travels_with_the_weights_and_is_left_out_where_there_is_none():
@@ -215,3 +215,12 @@ def test_a_vcm_without_other_contrasts_has_nobody_to_paint_them():
 def test_painters_that_cannot_be_are_refused(channels):
     with pytest.raises(ConfigError, match="painter"):
         PainterConfig(channels=channels)
+
+
+def test_a_new_run_does_not_go_on_with_the_painter_of_an_earlier_one(tmp_path):
+    for content in ("first", "second"):
+        (tmp_path / "painter-t2").mkdir()
+        (tmp_path / "painter-t2" / "state.pt").write_text(content)
+        set_painters_aside(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["previous-painter-t2"]
+    assert (tmp_path / "previous-painter-t2" / "state.pt").read_text() == "second"

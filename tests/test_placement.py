@@ -104,7 +104,9 @@ def test_a_request_is_placed_with_all_its_masks(subject: simulate.Subject) -> No
         np.testing.assert_array_equal(volume.affine, np.array(placed.placement) @ AFFINE)
     assert "moved there" in placed.conditions["partial"].notes[-1]
     assert placed.conditions["flair"].notes == ("It was moved with the other scan.",)
-    assert place_request(GenerationRequest({"tumor": drawn, **scans})).conditions["tumor"] is drawn
+    stayed = place_request(GenerationRequest({"tumor": drawn, **scans})).conditions["tumor"]
+    np.testing.assert_array_equal(stayed.affine, drawn.affine)
+    assert "has not the grid of the scan that was moved" in stayed.notes[-1]
     without = GenerationRequest(masks)
     assert place_request(without) is without
 

@@ -25,3 +25,8 @@ def test_the_layout_of_a_networks_convolutions_changes_and_what_they_compute_doe
     assert network[0].weight.is_contiguous(memory_format=torch.channels_last_3d)
     assert not network[0].weight.is_contiguous()
     torch.testing.assert_close(network(image), before)
+
+
+def test_a_gpu_that_only_emulates_bfloat16_does_not_compute_in_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert not has_native_bfloat16("cuda")

@@ -83,6 +83,8 @@ def test_a_benchmark_of_another_processor_is_kept_under_its_name_and_stands_belo
     assert assets / "old.json" in write_benchmark(source, beside=other, readme=readme, pictures=assets)
     assert json.loads((assets / "old.json").read_text()) == json.loads(other.read_text())
     assert readme.read_text().count("| Published / ours, CPU time |") == 2
+    with pytest.raises(ValueError, match=r"it cannot be benchmark\.json"):
+        write_benchmark(other, beside=source, pictures=assets)
     other.write_text(json.dumps({"model": "mini"}))
     with pytest.raises(ValueError, match=r"old\.json was not run to its end"):
         write_benchmark(source, beside=other, readme=readme)

@@ -15,8 +15,8 @@ from vcm.adapter import modulate
 from vcm.backbone import Backbone, build_betas
 from vcm.checkpoint import LoadedModel
 from vcm.config import ScheduleConfig
+from vcm.request import SAMPLERS
 from vcm.sampler import (
-    SAMPLERS,
     Step,
     build_solver,
     ddim_timesteps,
@@ -310,5 +310,5 @@ def test_shorter_schedule_allows_fewer_steps() -> None:
 
 
 def test_unknown_sampler_is_refused(tiny_model: LoadedModel) -> None:
-    with pytest.raises(ValueError, match="sampler must be one of unipc, dpmpp, ddim, got 'euler'"):
+    with pytest.raises(ValueError, match="sampler must be one of unipc, ddim, dpmpp, got 'euler'"):
         run(tiny_model, None, sampler="euler")

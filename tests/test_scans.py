@@ -140,8 +140,8 @@ FAR[:3, 3] += 1000
 @pytest.mark.parametrize(
     ("array", "affine", "words"),
     [
-        (np.full(GRID.shape, 7.0), AFFINE, "every voxel holds the same value"),
-        (np.zeros(GRID.shape), AFFINE, "every voxel holds the same value"),
+        (np.full(GRID.shape, 7.0), AFFINE, "every voxel of this volume holds the same value"),
+        (np.zeros(GRID.shape), AFFINE, "every voxel of this volume holds the same value"),
         (LABELS, AFFINE, "takes a scan; this volume holds only the values 0, 2, as a label map does"),
         (smooth(), FAR, "outside the model's field of view"),
     ],

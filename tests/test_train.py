@@ -20,7 +20,7 @@ from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
 from vcm.segmenter import Segmenter, SegmenterConfig
 from vcm.train import stages
-from vcm.train.adapter import AdapterRecipe, measure_overhead, train_adapter
+from vcm.train.adapter import AdapterRecipe, train_adapter
 from vcm.train.diffusion import stratified_timesteps, train_diffusion
 from vcm.train.latents import WHITENING_FLOOR_SHARE, cached_pair, encode_images, measure_whitening
 from vcm.train.loop import LoopConfig, count_steps, read_seconds, run_loop
@@ -480,9 +480,3 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence(tmp_path, stage, opti
 def test_a_vcm_without_any_backbone_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="no such model"):
         stages.train("vcm", tmp_path / "new", model=tmp_path / "nothing", samples=2, steps=1)
-
-
-def test_the_overhead_of_a_vcm_is_the_ratio_of_two_times(tiny_model):
-    threads = torch.get_num_threads()
-    assert 0 < measure_overhead(tiny_model.backbone, tiny_model.adapter, repeats=2) < 100
-    assert torch.get_num_threads() == threads

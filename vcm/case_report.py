@@ -66,13 +66,12 @@ def place_with_scan(mask: Volume, scan: Volume) -> tuple[Volume, float]:
     Raises:
         VolumeError: the two do not overlap, or the scan is not like the template anywhere.
     """
-    from vcm.register import place_in_template
+    from vcm.register import TOLERANCE_MM, place_in_template
 
     mask.to_grid(scan.array.shape, scan.affine, labels=True)  # refused where they lie apart
-    found = place_in_template(scan)
-    if np.array_equal(found.transform, np.eye(4)):
+    found = place_in_template(scan).rigid  # a lesion keeps its size, and so its milliliters
+    if found.moved_mm <= TOLERANCE_MM:
         return mask, 0.0
-    found = found.rigid  # a lesion keeps its size, and so its milliliters
     return Volume(mask.array, found.transform @ mask.affine, mask.notes), found.moved_mm
 
 
@@ -103,8 +102,10 @@ def follow_case(
         raise ValueError("This model follows no tumor map.")
     if pipeline.segmenter is None:
         raise ValueError("The model folder has no segmenter, so there is nothing to measure with.")
-    if not 1 <= seeds <= SEED_RANGE[1] - first_seed:
+    if seeds < 1:
         raise ValueError(f"seeds is {seeds}; it must be at least 1.")
+    if first_seed + seeds - 1 > SEED_RANGE[1]:
+        raise ValueError(f"The last seed would be {first_seed + seeds - 1}; it must be at most {SEED_RANGE[1]}.")
     drawn = pipeline.prepare(GenerationRequest({"tumor": mask}, **settings))["tumor"].volume
     if not drawn.array.any():
         raise VolumeError(" ".join((*drawn.notes, "There is no tumor in the mask to be followed.")))

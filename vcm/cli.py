@@ -210,7 +210,7 @@ def generate(
     }
     settings = {name: value for name, value in given.items() if value is not None}
     if recipe is not None:
-        if settings or fill is not None:
+        if settings or fill is not None or precision != "auto" or overwrite or not register:
             raise ValueError("A recipe holds its conditions and settings: give --recipe without any of them.")
         _repeat(recipe, condition or [], out, model, vcm_weights, device, yes)
         return
@@ -238,6 +238,8 @@ def _repeat(
     device: str,
     yes: bool,
 ) -> None:
+    from vcm.cases import find_cases
+    from vcm.outputs import refuse_own_files
     from vcm.pipeline import Pipeline
     from vcm.pretrained import find_vcm_weights
     from vcm.recipe import check_environment, load_recipe, model_name, request_from_recipe, sampling_precision
@@ -247,7 +249,9 @@ def _repeat(
         typer.echo(ONE_VOLUME)
         return
     recipe = load_recipe(path)
-    request = request_from_recipe(recipe, _find_scans(recipe, path.parent, conditions))
+    scans = _find_scans(recipe, path.parent, conditions)
+    refuse_own_files(find_cases(conditions)[0].files, None, out)
+    request = request_from_recipe(recipe, scans)
     precision = sampling_precision(recipe)
     model = model or model_name(recipe)
     find_vcm_weights(model, vcm_weights)  # what is missing is told before what a run would take
@@ -296,6 +300,7 @@ def _generate_all(
     overwrite: bool,
     register: bool,
 ) -> None:
+    from vcm.batch import find_missing
     from vcm.cases import find_cases, load_request
     from vcm.outputs import refuse_own_files
     from vcm.pipeline import Pipeline
@@ -319,7 +324,8 @@ def _generate_all(
     if request is not None and register:
         request = place_request(request)
     device = shard.choose_device(device)
-    _confirm_cost(model, device, plain, yes)
+    own = shard.take(cases)
+    _confirm_cost(model, device, plain, yes, runs=len(own) if overwrite or single else sum(find_missing(own, out)))
     pipeline = Pipeline.from_pretrained(model, device=device, precision=precision, vcm_weights=vcm_weights)
     if request is not None:
         _generate_one(pipeline, request, out)
@@ -398,13 +404,13 @@ def _check_conditions(names: set[str], model: str, vcm_weights: str | Path | Non
         check_modalities(sorted(names), taken)
 
 
-def _confirm_cost(model: str, device: str, request: GenerationRequest, yes: bool) -> None:
-    """Say what a run will take where that is long, and ask whether to go on."""
+def _confirm_cost(model: str, device: str, request: GenerationRequest, yes: bool, runs: int = 1) -> None:
+    """Say what runs like this one will take where that is long, and ask whether to go on."""
     from vcm.cost import peek_config, say_cost
     from vcm.pipeline import choose_device
 
     kind = choose_device(device).type
-    cost = say_cost(peek_config(model), kind, request.num_inference_steps, compare=request.compare)
+    cost = say_cost(peek_config(model), kind, request.num_inference_steps, compare=request.compare, runs=runs)
     if cost is None:
         return
     if yes:
@@ -485,18 +491,19 @@ def case(
 
     from vcm.calibration import load_calibration
     from vcm.case_report import follow_case, place_with_scan, write_case
+    from vcm.conditions import load_condition
     from vcm.outputs import make_folder
     from vcm.pipeline import Pipeline
     from vcm.pretrained import find_model, find_vcm_weights
     from vcm.request import GenerationRequest
     from vcm.volume import Volume
 
-    labels, placed_mm = Volume.load(mask, labels=True), None
+    labels, placed_mm = load_condition("tumor", mask), None
     if scan is not None:
         labels, placed_mm = place_with_scan(labels, Volume.load(scan))
     request = GenerationRequest({"tumor": labels}, seed=seed, num_inference_steps=steps)
     find_vcm_weights(model, vcm_weights)  # what is missing is told before what a run would take
-    _confirm_cost(model, device, request, yes)
+    _confirm_cost(model, device, request, yes, runs=seeds)
     pipeline = Pipeline.from_pretrained(model, device=device, precision=precision, vcm_weights=vcm_weights)
     calibration = load_calibration(find_model(model), pipeline.environment.weights)
     folder = make_folder(out)

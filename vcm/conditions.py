@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vcm.config import Grid
 
 NECROTIC_CORE, EDEMA, ENHANCING = 1, 2, 3  # the labels of BraTS since 2023
-_OLD_ENHANCING = 4  # the label of BraTS until 2022, when there was no 3
+OLD_ENHANCING = 4  # the label of BraTS until 2022, when there was no 3
 
 _ONE_PART = (
     "It holds label 1 alone, which is necrotic core: a mask of a whole tumor has to be divided into its parts, "
@@ -261,8 +261,8 @@ def read_labels(modality: Modality, array: NDArray, count: int) -> tuple[NDArray
         raise _refuse(modality, np.setdiff1d(array, np.arange(count + 1)), count) from None
     notes: tuple[str, ...] = ()
     wrong = labels[labels > count]
-    if modality.name == "tumor" and (wrong == _OLD_ENHANCING).all() and wrong.size and not (labels == ENHANCING).any():
-        labels = np.where(labels == _OLD_ENHANCING, np.uint8(ENHANCING), labels)
+    if modality.name == "tumor" and (wrong == OLD_ENHANCING).all() and wrong.size and not (labels == ENHANCING).any():
+        labels = np.where(labels == OLD_ENHANCING, np.uint8(ENHANCING), labels)
         notes += ("Label 4 was read as 3, enhancing tumor, as older BraTS data have it.",)
     elif wrong.size:
         raise _refuse(modality, wrong, count)

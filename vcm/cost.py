@@ -14,7 +14,7 @@ _MINUTES_A_STEP = 11 / 20
 _MINUTES_A_VOLUME = 5.0
 
 
-def say_cost(config: ModelConfig, device: str, num_inference_steps: int, *, compare: bool) -> str | None:
+def say_cost(config: ModelConfig, device: str, num_inference_steps: int, *, compare: bool, runs: int = 1) -> str | None:
     """Return a sentence on how long a run will take, or None where no warning is needed.
 
     Args:
@@ -22,6 +22,7 @@ def say_cost(config: ModelConfig, device: str, num_inference_steps: int, *, comp
         device: the kind that it runs on, "cpu" or "cuda".
         num_inference_steps: of the run.
         compare: whether the uncontrolled volume is made, too.
+        runs: how many such runs there are to come.
     """
     if device != "cpu" or config.backbone != brainldm_config().backbone:
         return None
@@ -31,7 +32,7 @@ def say_cost(config: ModelConfig, device: str, num_inference_steps: int, *, comp
     with_comparison = " and the comparison" if compare else ""
     return (
         f"On a CPU this model takes about {sampling} minutes for {num_inference_steps} steps{with_comparison}, and "
-        f"about {decoding} for decoding."
+        f"about {decoding} for decoding{f', for each of {runs} runs' if runs > 1 else ''}."
     )
 
 

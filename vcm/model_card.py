@@ -368,7 +368,7 @@ def _seeds(first: int, count: int) -> str:
 
 def _tell_training(config: ModelConfig, training: Training) -> str:
     commands = "\n".join(
-        f"vcm train {stage} --samples {run['subjects']} --steps {run['steps']}"
+        f"vcm train {stage}{'' if run.get('own_data') else ' --samples ' + str(run['subjects'])} --steps {run['steps']}"
         f"{' --from-weights' if run['from_weights'] else ''}"
         f"{' --decoder-only' if run.get('decoder_only') else ''}"
         f"{' --data my_data' if run.get('own_data') else ''} --out model"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ UNCONTROLLED_FILE = "uncontrolled.nii.gz"
 CONDITION_FILE = "condition_{name}.nii.gz"
 FILL_FILE = "fill.nii.gz"
 RECIPE_FILE = "recipe.json"
+_EARLIER_RECIPE_FILE = "recipe-before.json"
 
 
 class OutputError(ValueError):
@@ -56,6 +58,7 @@ def refuse_own_files(files: Mapping[str, Path], fill: Path | None, folder: str |
     """
     where = Path(folder).resolve()
     written = {CONTROLLED_FILE, UNCONTROLLED_FILE, FILL_FILE, *(CONDITION_FILE.format(name=name) for name in files)}
+    written |= set(_list_earlier(where))  # they would be removed
     own = [*files.values(), *([] if fill is None else [fill])]
     if any(file.resolve().parent == where and file.name in written for file in own):
         raise OutputError("A file that is given would be replaced by the result: choose another output folder.")
@@ -69,7 +72,8 @@ def write_result(result: GenerationResult, folder: str | Path) -> list[Path]:
     moved to template space, all volumes go back to where those lay.
 
     Each file appears whole or not at all, the recipe last: where there is a recipe, the volumes beside it are its own.
-    Files of an earlier result that this one does not have are removed: those that the recipe in the folder names.
+    Files of an earlier result that this one does not have are removed: those that the recipe in the folder names. That
+    recipe itself is kept under another name until all is written, since it may hold the only copy of a drawing.
 
     Raises:
         OutputError, VolumeError, RecipeError: the disk refuses.
@@ -83,14 +87,18 @@ def write_result(result: GenerationResult, folder: str | Path) -> list[Path]:
     if result.fill is not None:
         volumes[FILL_FILE] = result.fill
     try:
-        for name in [*_list_earlier(path), RECIPE_FILE]:
+        for name in _list_earlier(path):
             if name not in volumes:
                 (path / name).unlink(missing_ok=True)
+        if (path / RECIPE_FILE).is_file():
+            (path / RECIPE_FILE).replace(path / _EARLIER_RECIPE_FILE)
     except OSError:
         raise OutputError("An earlier result in the output folder could not be replaced.") from None
     for name, volume in volumes.items():
         move_back(volume, result.recipe["request"].get("placement")).save(path / name)
     save_recipe(result.recipe, path / RECIPE_FILE)
+    with suppress(OSError):
+        (path / _EARLIER_RECIPE_FILE).unlink()
     return [*(path / name for name in volumes), path / RECIPE_FILE]
 
 

@@ -55,10 +55,10 @@ def move_along(mask: Volume, scans: Iterable[tuple[Volume, Placement | None]]) -
         mask: before any move.
         scans: each as it lies after its move, and that move.
     """
-    return next((move(mask, placement) for scan, placement in scans if _lay_on(mask, move_back(scan, placement))), mask)
+    return next((move(mask, placement) for scan, placement in scans if lay_on(mask, scan, placement)), mask)
 
 
-def _lay_on(mask: Volume, scan: Volume) -> bool:
-    """Tell whether a mask has the grid of a scan."""
-    shape = mask.array.shape
-    return shape == scan.array.shape and same_place(mask.affine, scan.affine, shape)
+def lay_on(mask: Volume, scan: Volume, placement: Placement | None) -> bool:
+    """Tell whether a mask has the grid that a scan had before it was moved."""
+    native, shape = move_back(scan, placement), mask.array.shape
+    return shape == native.array.shape and same_place(mask.affine, native.affine, shape)

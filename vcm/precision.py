@@ -9,7 +9,7 @@ from torch import nn
 def has_native_bfloat16(device: torch.device | str) -> bool:
     """Whether bfloat16 is faster than float32 there: on CUDA from Ampere on, and on CPUs with AVX512_BF16."""
     if torch.device(device).type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 

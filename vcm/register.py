@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from vcm.conditions import get_modality
 from vcm.config import Grid
 from vcm.errors import VolumeError
 from vcm.image_conditions import measure_range, scale_intensities
-from vcm.placement import as_placement, move, move_along
+from vcm.placement import as_placement, lay_on, move, move_along
 from vcm.request import GenerationRequest, Placement
 from vcm.scans import read_values
 from vcm.volume import Volume
@@ -50,6 +50,10 @@ _STRIPPED = {
     "partial": "It is skull-stripped, and stays so outside of what is made up.",
     "lowres": "It is skull-stripped, and so is the result.",
 }
+_TAKEN_AS_IT_LIES = (
+    "It has not the grid of the scan that was moved, so it was taken to lie in template space; if it belongs to that "
+    "scan, bring it to its grid."
+)
 _HEAD_MADE_UP = "It is skull-stripped; a head is made up around it."
 
 
@@ -157,10 +161,18 @@ def place_request(request: GenerationRequest) -> GenerationRequest:
         return request
 
     scans = [(placed.volume, placed.placement) for placed in moved.values()]
-    conditions |= {n: move_along(mask, scans) for n, mask in request.conditions.items() if n not in moved}
-    fill = None if request.fill is None else move_along(request.fill, scans)
+    conditions |= {n: _place_mask(mask, scans) for n, mask in request.conditions.items() if n not in moved}
+    fill = None if request.fill is None else _place_mask(request.fill, scans)
     followed = next((name for name in ("partial", "lowres") if name in moved), next(iter(moved)))
     return replace(request, conditions=conditions, fill=fill, placement=moved[followed].placement)
+
+
+def _place_mask(mask: Volume, scans: Sequence[tuple[Volume, Placement | None]]) -> Volume:
+    """Return a mask moved with its scan; one of no scan's grid stays, which is said where a scan did not."""
+    has_moved = any(placement is not None for _, placement in scans)
+    if has_moved and not any(lay_on(mask, *scan) for scan in scans):
+        return replace(mask, notes=(*mask.notes, _TAKEN_AS_IT_LIES))
+    return move_along(mask, scans)
 
 
 def is_stripped(scan: Volume) -> bool:

@@ -87,6 +87,8 @@ def write_benchmark(
     Raises:
         ValueError: there is no such file, it is not whole, there is nothing to write, or the README has no markers.
     """
+    if beside is not None and beside.name == BENCHMARK_FILE:
+        raise ValueError(f"The benchmark beside it is kept under its own name: it cannot be {beside.name}.")
     results = _read(source, BENCHMARK, readme, pictures)
     if "quality" not in results:
         raise ValueError("The benchmark was not run to its end: it lacks the quality of its volumes.")

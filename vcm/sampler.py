@@ -14,9 +14,7 @@ from torch import Tensor
 from vcm.adapter import modulate
 from vcm.backbone import Backbone, build_betas
 from vcm.config import ScheduleConfig
-
-SAMPLERS = ("unipc", "dpmpp", "ddim")
-"""UniPC and DPM-Solver++(2M), which do well in 20 steps, and the published code's deterministic DDIM."""
+from vcm.request import SAMPLERS
 
 
 @dataclass(frozen=True, eq=False)

@@ -151,14 +151,19 @@ def read_values(name: str, volume: Volume) -> tuple[Volume, tuple[str, ...]]:
     """
     array, is_complete = clean_values(volume.array)
     notes = () if is_complete else ("Voxels that were not a number, or infinite, were read as 0.",)
-    if array.min() == array.max():
-        raise VolumeError(f"The {name} condition takes a scan; in this volume every voxel holds the same value.")
-    if holds_labels(array):
-        raise VolumeError(
-            f"The {name} condition takes a scan; this volume holds only the values {list_values(array)}, "
-            "as a label map does."
-        )
+    fault = find_no_scan(array)
+    if fault:
+        raise VolumeError(f"The {name} condition takes a scan; {fault}.")
     return Volume(array, volume.affine), notes
+
+
+def find_no_scan(array: NDArray) -> str:
+    """Return why a volume can be no scan, as half a sentence; empty where it may be one."""
+    if array.min() == array.max():
+        return "every voxel of this volume holds the same value"
+    if holds_labels(array):
+        return f"this volume holds only the values {list_values(array)}, as a label map does"
+    return ""
 
 
 def clean_values(array: NDArray) -> tuple[NDArray[np.float32], bool]:

@@ -20,7 +20,6 @@ from vcm.config import AdapterConfig
 from vcm.dataset import Cohort, simulated_cohort
 from vcm.image_conditions import list_contrasts
 from vcm.painter import PAINTER_PREFIX
-from vcm.precision import autocast
 from vcm.train.foreign import Placement
 from vcm.train.loop import STATE_FILE, LoopConfig, run_loop
 from vcm.train.objective import add_noise, let_drift, measure_draft, measure_error, measure_size
@@ -119,9 +118,8 @@ def train_adapter(
     goes_on = resume and (folder / STATE_FILE).is_file()
     is_new = adapter.painter is not None and not bool(adapter.painter.paint.weight.any())
     if adapter.painter is not None and adapter.sketcher is not None and is_new and not goes_on:
-        sketcher, painter_folder, loop = adapter.sketcher, folder / "painter", recipe.painter_loop
-        learning = adapter.painter.to(device).requires_grad_(True)
-        painter = train_painter(learning, sketcher, pairs, held_out, painter_folder, loop=loop, device=device)
+        learning, sketcher = adapter.painter.to(device).requires_grad_(True), adapter.sketcher
+        painter = train_painter(learning, sketcher, pairs, held_out, folder, loop=recipe.painter_loop, device=device)
         adapter.painter = painter.requires_grad_(False)
 
     def loss_function(network: VCM, step: int, random: torch.Generator) -> tuple[Tensor, dict[str, float]]:
@@ -230,27 +228,3 @@ def _loss(
         loss, figures = loss + recipe.draft_weight * error, {**figures, **of_draft}
     _, prior = measure_error(epsilon, noised, recipe.tumor_weight)
     return loss, {**figures, "inside_prior": prior["inside"], "outside_prior": prior["outside"]}
-
-
-def measure_overhead(backbone: Backbone, adapter: VCM, repeats: int = 9) -> float:
-    """Return the VCM's time a step over the backbone's, medians of interleaved single-thread runs on the CPU."""
-    import time
-
-    shape = (1, *backbone.latent_shape)
-    latent, timesteps, context = torch.randn(shape), torch.tensor([500]), torch.rand(1, 1, 4)
-    features = torch.randn(1, adapter.config.encoded_channels, *shape[2:])
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    times: dict[str, list[float]] = {"backbone": [], "adapter": []}
-    try:
-        with torch.no_grad(), autocast("cpu"):
-            for _ in range(repeats):
-                start = time.process_time()
-                epsilon = backbone.predict_epsilon(latent, timesteps, context)
-                middle = time.process_time()
-                adapter(latent, epsilon, features, timesteps)
-                times["backbone"].append(middle - start)
-                times["adapter"].append(time.process_time() - middle)
-    finally:
-        torch.set_num_threads(threads)
-    return float(np.median(times["adapter"]) / np.median(times["backbone"]))

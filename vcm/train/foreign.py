@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from numpy.lib.format import open_memmap
 
 from vcm.conditions import MODALITIES
@@ -125,30 +126,11 @@ class Placement:
 
     def apply(self, cohort: Cohort, cache: str | Path) -> Cohort:
         """Return the cohort on the model's grid, made once and kept in `cache`, memory-mapped."""
-        from tqdm import tqdm
-
         folder = Path(cache) / f"cohort-{len(cohort)}-on-grid-{self._key(cohort)}"
-        count = len(cohort)
-        labels = {"tumor": cohort.tumor, "anatomy": cohort.anatomy, "anatomy_before": cohort.anatomy_before}
-        if not folder.is_dir():
-            partial = folder.with_name(f"{folder.name}.part")
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            shape = (count, *self.target.shape)
-            made = {name: open_memmap(partial / f"{name}.npy", "w+", np.uint8, shape) for name in labels}
-            made |= {
-                name: open_memmap(partial / f"image-{name}.npy", "w+", np.float16, shape) for name in cohort.images
-            }
-            for path in partial.glob("*.npy"):
-                reserve(path, path.stat().st_size)
-            for index in tqdm(range(count), unit="subject", desc="placing"):
-                for name, maps in labels.items():
-                    made[name][index] = self._place(maps[index], labels=True)
-                for name, images in cohort.images.items():
-                    made[name][index] = self._place(images[index], labels=False).clip(0.0, 1.0)
-            for array in made.values():
-                array.flush()
-            partial.rename(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):  # of several processes that want it, one makes it
+            if not folder.is_dir():
+                self._fill(folder, cohort)
         read = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
         return replace(
             cohort,
@@ -158,6 +140,28 @@ class Placement:
             anatomy_before=read["anatomy_before"],
             context=self._translate(cohort.context),
         )
+
+    def _fill(self, folder: Path, cohort: Cohort) -> None:
+        """Write the cohort's volumes as they lie on the model's grid; the folder appears once it is whole."""
+        from tqdm import tqdm
+
+        partial = folder.with_name(f"{folder.name}.part")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        labels = {"tumor": cohort.tumor, "anatomy": cohort.anatomy, "anatomy_before": cohort.anatomy_before}
+        shape = (len(cohort), *self.target.shape)
+        made = {name: open_memmap(partial / f"{name}.npy", "w+", np.uint8, shape) for name in labels}
+        made |= {name: open_memmap(partial / f"image-{name}.npy", "w+", np.float16, shape) for name in cohort.images}
+        for path in partial.glob("*.npy"):
+            reserve(path, path.stat().st_size)
+        for index in tqdm(range(len(cohort)), unit="subject", desc="placing"):
+            for name, maps in labels.items():
+                made[name][index] = self._place(maps[index], labels=True)
+            for name, images in cohort.images.items():
+                made[name][index] = self._place(images[index], labels=False).clip(0.0, 1.0)
+        for array in made.values():
+            array.flush()
+        partial.rename(folder)
 
     def _place(self, array: np.ndarray, labels: bool) -> np.ndarray:
         volume = Volume(np.array(array, dtype=np.uint8 if labels else np.float32), self.source.affine)

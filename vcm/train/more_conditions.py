@@ -27,10 +27,13 @@ def carry_over(weights: Mapping[str, Tensor], before: AdapterConfig, after: Adap
         seed: of the random weights of the new conditions.
 
     Raises:
-        ValueError: the two differ in more than their conditions.
+        ValueError: the two differ in more than their conditions, or one condition is left of several: a VCM of one
+            has nothing to join, and what the earlier one learned of that would be lost.
     """
     torch.manual_seed(seed)
     adapter = VCM(after)
+    if adapter.projection is None and f"{_PROJECTION}.weight" in weights:
+        raise ValueError("A VCM of several conditions cannot go on with one alone: keep two of them, or begin anew.")
     own = adapter.state_dict()
     left = [_PROJECTION]
     if list_contrasts(before.condition_channels) != list_contrasts(after.condition_channels):

@@ -16,14 +16,14 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from vcm.affines import distance_mm, format_sizes, same_place
-from vcm.conditions import ENHANCING, MODALITIES, read_labels
+from vcm.conditions import ENHANCING, MODALITIES, OLD_ENHANCING, read_labels
 from vcm.config import CovariateConfig, Grid, ModelConfig
 from vcm.dataset import Cohort, write_json
 from vcm.errors import VolumeError
 from vcm.image_conditions import measure_range, scale_intensities
 from vcm.register import Registration, place_in_template, template_brain
 from vcm.resample import fraction_outside
-from vcm.scans import holds_labels
+from vcm.scans import find_no_scan
 from vcm.train.layouts import IMAGES, LABELS, ROLES, DataProblemsError, Exam, Problem, find_exams
 from vcm.volume import Volume
 
@@ -35,7 +35,6 @@ NEUTRAL = 0.5
 
 _MADE_OF_T1 = ("partial", "lowres")  # conditions that training makes out of the T1
 _MOST_OUTSIDE = 0.01  # of the labelled voxels may lie off the T1's field of view
-_OLD_ENHANCING = 4
 _COLUMNS = {"age": 1, "age_years": 1, "ventricular_ml": 2, "brain_ml": 3}
 _SEXES = {"f": 0.0, "female": 0.0, "w": 0.0, "m": 1.0, "male": 1.0}
 _UNKNOWN = {"", "n/a", "na", "nan", "unknown"}
@@ -236,10 +235,9 @@ def _check_exam(exam: Exam, root: Path) -> CheckedExam | list[Problem]:
 def _read_scan(path: Path) -> Volume:
     """Return a scan as it is stored."""
     volume = Volume.load(path)
-    if volume.array.min() == volume.array.max():
-        raise VolumeError("A scan is expected; every voxel of it holds the same value.")
-    if holds_labels(volume.array):
-        raise VolumeError("A scan is expected; it holds a few whole numbers only, as a label map does.")
+    fault = find_no_scan(volume.array)
+    if fault:
+        raise VolumeError(f"A scan is expected; {fault}.")
     return volume
 
 
@@ -286,7 +284,7 @@ def _check_label_place(labels: Volume, scans: dict[str, Volume]) -> None:
 
 def _find_mixed_labels(checked: Sequence[CheckedExam], root: Path) -> list[Problem]:
     """Label 4 is enhancing tumor in older BraTS data and something else since: no data may hold both kinds."""
-    old = [each for each in checked if _OLD_ENHANCING in each.labels]
+    old = [each for each in checked if OLD_ENHANCING in each.labels]
     new = [each for each in checked if ENHANCING in each.labels]
     if not old or not new:
         return []

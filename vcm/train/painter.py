@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +21,7 @@ PAINTER_LOOP = LoopConfig(
 )
 
 _VALIDATED = 8
+_FOLDER = "painter"
 
 
 def train_painter(
@@ -32,7 +34,7 @@ def train_painter(
     loop: LoopConfig = PAINTER_LOOP,
     device: str = "cpu",
 ) -> Painter:
-    """Return a painter that has learned from one whole subject a step, going on with what `out` holds of its run.
+    """Return a painter that has learned from one whole subject a step, going on with its own run in `out`.
 
     Every contrast is dropped in half of the steps, but never all.
 
@@ -40,8 +42,9 @@ def train_painter(
         painter: to start from.
         sketcher: whose mean brain it paints over.
         pairs, held_out: subjects to learn from, and others to be measured on.
-        out: folder for state and log.
+        out: folder of the VCM's run; the state and the log of a painter of these contrasts lie in one of their own.
     """
+    folder = out / "-".join([_FOLDER, *painter.contrasts])
 
     def loss_function(network: Painter, step: int, random: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         index = int(torch.multinomial(pairs.sampling_weights, 1, generator=random))
@@ -60,7 +63,15 @@ def train_painter(
             figures[f"psnr_db_{name}"] = float(np.mean([-10 * (error**2).mean().log10().item() for error in errors]))
         return figures
 
-    return run_loop(painter, loss_function, loop, out, resume=True, device=device, validate=validate)
+    return run_loop(painter, loss_function, loop, folder, resume=True, device=device, validate=validate)
+
+
+def set_painters_aside(run_folder: Path) -> None:
+    """Keep a new run of a VCM from going on with painters that learned in an earlier one."""
+    for folder in run_folder.glob(f"{_FOLDER}-*"):
+        aside = folder.with_name(f"previous-{folder.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
 
 
 def measure_error(

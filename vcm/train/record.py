@@ -21,6 +21,12 @@ def begin_run(folder: Path, stage: str, run_folder: Path, *, from_weights: bool)
     write_json(run_folder / _RUN_FILE, {"number": number, "from_weights": from_weights})
 
 
+def began_from_weights(run_folder: Path) -> bool:
+    """Tell whether the run in `run_folder` began from weights; False where none was begun."""
+    path = run_folder / _RUN_FILE
+    return path.is_file() and bool(read_json(path)["from_weights"])
+
+
 def record_run(folder: Path, stage: str, run_folder: Path, **facts: Any) -> None:
     """Write a finished run into `folder/training.json`; one that went on after it had finished replaces itself."""
     run = read_json(run_folder / _RUN_FILE)

@@ -44,7 +44,8 @@ from vcm.train.loop import STATE_FILE, count_steps
 from vcm.train.mini import build_mini_config
 from vcm.train.more_conditions import carry_over
 from vcm.train.own_data import OwnCohort, load_own_cohort
-from vcm.train.record import begin_run, record_run
+from vcm.train.painter import set_painters_aside
+from vcm.train.record import began_from_weights, begin_run, record_run
 from vcm.train.segmenter import SegmenterRecipe, train_segmenter
 from vcm.train.strength import STRENGTH_FILE
 from vcm.train.team import Team, find_team
@@ -191,9 +192,17 @@ def _load_own(
     data: str | Path, folder: Path, model: str | Path, conditions: Sequence[str] | None, cache: Path
 ) -> OwnCohort:
     """Return the user's own subjects on the grid of the model to train for, once all of them are sound."""
-    config = load_config(folder if (folder / CONFIG_FILE).is_file() else find_model(model))
+    config = _find_config(folder, model)
     adapter = choose_adapter(config, conditions)  # a name that is none is told before any file is opened
     return load_own_cohort(data, replace(config, adapter=adapter), cache, conditions)
+
+
+def _find_config(folder: Path, model: str | Path) -> ModelConfig:
+    """Return the configuration of the VCM that goes on in `folder`, else of its model, else of `model`."""
+    run = folder / "runs" / "vcm"
+    if (run / STATE_FILE).is_file() and (run / CONFIG_FILE).is_file():
+        return load_config(run)
+    return load_config(folder if (folder / CONFIG_FILE).is_file() else find_model(model))
 
 
 def _adapter(
@@ -210,24 +219,26 @@ def _adapter(
         recipe = _adjust(AdapterRecipe(subjects=len(own_cohort.training), loop=OWN_DATA_LOOP), None, steps)
     own = (folder / CONFIG_FILE).is_file()
     source = folder if own else find_model(model)
-    config, backbone, _ = load_backbone(source)
+    before, backbone, _ = load_backbone(source)
+    config = _find_config(folder, model)
     chosen = choose_adapter(config, conditions)
-    if chosen != config.adapter and (run["out"] / STATE_FILE).is_file():
-        raise ValueError("The run in this folder follows other conditions: choose another folder.")
-    if chosen != config.adapter and run["initial"] is not None:
-        run["initial"] = carry_over(run["initial"], config.adapter, chosen).state_dict()
+    if chosen != config.adapter:
+        if (run["out"] / STATE_FILE).is_file():
+            raise ValueError("The run in this folder follows other conditions: choose another folder.")
+        if run["initial"] is not None:
+            run["initial"] = carry_over(run["initial"], config.adapter, chosen).state_dict()
+        config = replace(config, name="-".join([config.name, *chosen.condition_channels]), adapter=chosen)
     team = find_team(run["device"])
     team.wait()
-    if not own and team.is_first:
-        _copy_backbone(source, folder)
-    if chosen != config.adapter and team.is_first:
-        name = "-".join([config.name, *chosen.condition_channels])
-        config = replace(config, name=name, adapter=chosen)
-        write_bytes(folder / CONFIG_FILE, config.to_json().encode())
-        write_sums(folder)
+    if team.is_first:
+        if not own:
+            _copy_backbone(source, folder)
+        write_bytes(run["out"] / CONFIG_FILE, config.to_json().encode())
     run |= {"placement": _find_placement(config), "own": own_cohort}
     adapter = train_adapter(backbone=backbone, config=chosen, recipe=recipe, **run)
     if team.is_first:
+        if config != before:  # not earlier: until then the folder's VCM is the one of before, whole
+            write_bytes(folder / CONFIG_FILE, config.to_json().encode())
         save_weights(folder / VCM_FILE, adapter.state_dict())
     return recipe
 
@@ -256,14 +267,18 @@ def _begin(folder: Path, stage: str, resume: bool, from_weights: bool, team: Tea
     team.wait()
     if has_state and (resume or not from_weights):
         return None  # the loop goes on with it, or refuses to overwrite it
+    if resume:
+        from_weights = from_weights or began_from_weights(run_folder)
     if from_weights and not (folder / _WEIGHTS[stage]).is_file():
         raise ValueError(f"The folder has no weights of the {stage} to start from.")
     if team.is_first:
         begin_run(folder, stage, run_folder, from_weights=from_weights)
+        if has_state:
+            state.replace(state.with_name(f"previous-{STATE_FILE}"))
+        if not resume:
+            set_painters_aside(run_folder)
     if not from_weights:
         return None
-    if has_state and team.is_first:
-        state.replace(state.with_name(f"previous-{STATE_FILE}"))
     weights = read_weights(folder / _WEIGHTS[stage])
     return {name: tensor for name, tensor in weights.items() if name not in WHITENING}
 
@@ -280,6 +295,6 @@ def _copy_backbone(source: Path, folder: Path, with_vcm: bool = False) -> None:
     """A VCM of another folder's backbone goes with a copy of it, so that the new folder is a whole model."""
     left = (STEP_FILE,) if with_vcm else (VCM_FILE, STEP_FILE)
     for path in source.iterdir():
-        if path.suffix in (".json", ".safetensors") and path.name not in left:
+        if (path.suffix in (".json", ".safetensors") or path.name == BRAIN_FILE) and path.name not in left:
             shutil.copyfile(path, folder / path.name)
     write_sums(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
 
@@ -13,6 +14,10 @@ from torch import nn
 from vcm.shards import find_shard
 
 Value = TypeVar("Value")
+
+_PATIENCE = timedelta(days=2)
+"""While the first process checks and places a user's subjects, the others wait; torch gives up after minutes. Of
+processes of which one died, the launcher ends the rest."""
 
 
 class Team:
@@ -30,7 +35,7 @@ class Team:
         if self.count > 1:
             from accelerate import PartialState
 
-            self._state = PartialState(cpu=torch.device(device).type == "cpu")
+            self._state = PartialState(cpu=torch.device(device).type == "cpu", timeout=_PATIENCE)
 
     @property
     def is_first(self) -> bool:

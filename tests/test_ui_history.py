@@ -19,6 +19,8 @@ from vcm.ui.views import Shown, view_files, view_result
 from vcm.ui.volume_files import read_volume_file
 from vcm.volume import Volume
 
+VISITOR = SimpleNamespace(session_hash="x")
+
 
 @pytest.fixture(scope="module")
 def pipeline(tiny_model: LoadedModel) -> Pipeline:
@@ -117,8 +119,8 @@ def handlers(tiny_model, tmp_path):
 def test_a_forged_choice_is_answered_by_one_sentence(handlers, show, event):
     runs = remember((), show(1))
     answers = [
-        handlers["recall_run"](runs, "", SimpleNamespace(**event)),
-        handlers["compare_two_runs"](runs, "", SimpleNamespace(**event), SimpleNamespace(session_hash="x")),
+        handlers["recall_run"](runs, "", SimpleNamespace(**event), VISITOR),
+        handlers["compare_two_runs"](runs, "", SimpleNamespace(**event), VISITOR),
     ]
     for answer in answers:
         (status,) = answer.values()
@@ -128,8 +130,8 @@ def test_a_forged_choice_is_answered_by_one_sentence(handlers, show, event):
 def test_what_is_shown_again_does_not_talk_over_a_run_under_way(handlers, show):
     runs = remember((), show(1))
     choice = SimpleNamespace(run=1)
-    quiet = handlers["recall_run"](runs, "", choice)
-    running = handlers["recall_run"](runs, '<div data-kind="running">', choice)
+    quiet = handlers["recall_run"](runs, "", choice, VISITOR)
+    running = handlers["recall_run"](runs, '<div data-kind="running">', choice, VISITOR)
     assert len(running) == len(quiet) - 1
     assert any("Run 1 is shown again" in str(value) for value in quiet.values())
     assert not any("Run 1 is shown again" in str(value) for value in running.values())

@@ -94,8 +94,8 @@ def server(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Studio:
         return value.with_layers([image_layer("T2", 1 - phantom, cache)])
 
     def preview(value: SliceCanvasData) -> SliceCanvasData:
-        brighter = image_layer("Controlled", phantom * 0.5, cache)
-        return value.with_layers([brighter, *value.layers[1:]])
+        layers = [image_layer("Controlled", phantom * 0.5, cache), *value.layers[1:]]
+        return canvas_value(layers, AFFINE, SHAPE, labels=PALETTE, mask=lesion_mask(), cache_dir=cache)
 
     def break_it(value: SliceCanvasData) -> SliceCanvasData:
         broken = cache / "broken.u8.gz"
@@ -467,6 +467,18 @@ def test_a_live_preview_replaces_the_picture_in_place(page: Page) -> None:
     expect(page.locator("#viewer [data-part=intensity]")).to_have_text("0.36")
 
 
+def test_a_preview_of_the_same_drawing_moves_nobody_and_takes_no_focus_away(page: Page) -> None:
+    away = [-50.0, -64.0, -20.0]  # where no plane meets the lesion
+    page.evaluate("(mm) => vcmSliceCanvas.find('viewer').setCrosshair(mm)", away)
+    page.locator("#viewer [data-part=layers] [data-value='0']").focus()
+    before = page.evaluate("vcmSliceCanvas.find('viewer').layers[0].url")
+    page.evaluate("document.getElementById('preview').click()")
+    page.wait_for_function("(before) => vcmSliceCanvas.find('viewer').layers[0].url !== before", arg=before)
+    expect(page.locator("#viewer [data-part=layers] [data-value='0']")).to_be_focused()
+    expect_coordinates(page, away, "viewer")
+    expect_coordinates(page, away)
+
+
 def test_a_volume_that_cannot_be_read_is_said_and_the_last_picture_stays(page: Page) -> None:
     page.wait_for_timeout(100)
     before = color_at(page, "axial", 0.5, 0.6, "viewer")
@@ -763,6 +775,21 @@ def test_a_new_mask_from_python_replaces_the_drawing_until_it_is_undone(studio: 
     assert set(np.unique(studio.drawing(page))) == {0, 1, 2}
 
 
+def test_a_drawing_is_marked_while_the_volume_beside_it_is_of_another(page: Page) -> None:
+    marked = page.locator("#editor [data-edited]")
+    page.click("#example")  # the very drawing that the viewer shows
+    expect(page.locator("#editor [data-action=clear]")).to_be_enabled()
+    expect(marked).to_have_count(0)
+    stroke(page)
+    expect(marked).to_have_count(1)
+    page.keyboard.press("Control+z")
+    expect(marked).to_have_count(0)
+    page.keyboard.press("Control+z")  # to what was there before the example
+    expect(marked).to_have_count(1)
+    page.click("#example")
+    expect(marked).to_have_count(0)
+
+
 def test_the_same_example_again_restores_it(studio: Studio, page: Page) -> None:
     page.click("#example")
     expect(page.locator("#editor [data-value='2'] small")).to_have_text("9.6 ml")
@@ -899,6 +926,27 @@ def test_two_fingers_zoom_and_leave_no_paint(phone: Page) -> None:
     assert phone.evaluate("vcmSliceCanvas.find('editor').zoom") == pytest.approx(3, rel=0.1)
     assert drawn_ml(phone, 1) == 0
     assert phone.evaluate("visualViewport.scale") == 1
+
+
+def test_two_fingers_fill_nothing_and_one_fills_as_it_lifts(studio: Studio, phone: Page) -> None:
+    phone.evaluate(
+        """() => { const editor = vcmSliceCanvas.find('editor');
+        editor.set({ brushMm: 40, isBall: false, label: 1 });
+        editor.lastPlane = 'axial'; editor.dab(editor.views.find(({ name }) => name === 'axial'));
+        editor.set({ tool: 'fill', label: 2 }); }"""
+    )
+    drawn = int((studio.drawing(phone) == 1).sum())
+    x, y = point_on(phone, "axial", 0.5, 0.5)
+    session = phone.context.new_cdp_session(phone)
+    touch(session, "touchStart", (x, y))
+    touch(session, "touchStart", (x, y), (x + 40, y))
+    touch(session, "touchMove", (x - 8, y), (x + 48, y))
+    touch(session, "touchEnd")
+    assert (studio.drawing(phone) == 1).sum() == drawn
+    phone.evaluate("vcmSliceCanvas.find('editor').resetView()")
+    touch(session, "touchStart", (x, y))
+    touch(session, "touchEnd")
+    assert (studio.drawing(phone) == 2).sum() == drawn
 
 
 def test_the_page_scrolls_under_a_finger_outside_the_planes_and_over_the_viewer(phone: Page) -> None:

@@ -33,7 +33,7 @@ from vcm.ui.pace import Workload
 from vcm.ui.palette import Palette
 from vcm.ui.run_facts import describe_run
 from vcm.ui.scan_uploads import add_new_layers, move_with_scans
-from vcm.ui.session_files import keep_in_use, one_at_a_time, session_folder
+from vcm.ui.session_files import keep_in_use, one_at_a_time, session_folder, upload_time
 from vcm.ui.slice_canvas import SliceCanvasData, read_mask
 from vcm.ui.studio import Finished, Studio
 from vcm.ui.views import (
@@ -144,6 +144,7 @@ class Actions:
             values: what `generate` takes.
         """
         page, folder, started = self._page, session_folder(request), time.monotonic()
+        said: Updates = {page.adherence: words.not_measured_quick(), page.download_note: words.files_of_before()}
         yield {page.status: gr.skip()}  # one that ended without a word would empty the status and the viewer
         if not self._strokes.is_newest(request.session_hash, number):
             return
@@ -158,9 +159,10 @@ class Actions:
                         yield {
                             page.viewer: view_quick(event.result, self._palette, folder),
                             page.status: words.live(LIVE_STEPS, time.monotonic() - started),
+                            **said,
                         }
                     elif event.step == LIVE_STEPS:
-                        yield {page.viewer: self._view_progress(event, run, folder)}
+                        yield {page.viewer: self._view_progress(event, run, folder), **said}
         except FORESEEN as error:
             yield {page.status: words.status(explain(error), kind="error")}
 
@@ -241,7 +243,9 @@ class Actions:
         Raises:
             VolumeError, ValueError: the recipe is damaged, or its conditions are not for this model.
         """
-        content = show_recipe(recipe, self._studio.pipeline, self._palette, session_folder(request))
+        folder = session_folder(request)
+        with one_at_a_time(folder):  # a scan that it follows may be being read
+            content = show_recipe(recipe, self._studio.pipeline, self._palette, folder)
         if drawing is not None:
             # A recipe holds no brain: until it is generated, its tumor would float in the dark.
             content = replace(content, drawing=content.drawing.with_background(drawing.layers[0]))
@@ -269,9 +273,10 @@ class Actions:
         request: gr.Request,
     ) -> Updates:
         """Take a dropped label map: that of the drawn modality goes into the editor, others are kept beside it."""
-        page, folder, started = self._page, session_folder(request), time.time()
+        page, folder = self._page, session_folder(request)
         if path is None:
             return {}
+        dropped = upload_time(path)  # the drawing is of then, however long this had to wait
         try:
             with one_at_a_time(folder):  # the scan on whose grid it lies may be being read
                 run = GenerationRequest({modality: move_with_scans(load_condition(modality, path), folder)})
@@ -286,7 +291,7 @@ class Actions:
             page.uses[modality]: gr.update(value=True, interactive=True),
             page.status: words.status(f"{title} map taken.", prepared.notes, kind="done"),
         }
-        shown = add_new_layers(drawing or view_drawing(self._grid, self._palette, folder), folder, started)
+        shown = add_new_layers(drawing or view_drawing(self._grid, self._palette, folder), folder, dropped)
         if modality == self._palette.modality:
             updates[page.editor] = shown.with_mask(labels, folder)
         else:
@@ -397,6 +402,8 @@ class Actions:
         updates: Updates = {self._page.status: words.progress(event.step, event.num_inference_steps, rest)}
         if event.preview is not None:
             updates[self._page.viewer] = self._view_progress(event, run, folder)
+            # An example or a run of before may have come meanwhile: the numbers beside it are not of this volume.
+            updates[self._page.adherence] = words.not_measured_yet()
         return updates
 
     def _view_progress(self, event: Progress, run: GenerationRequest, folder: Path) -> SliceCanvasData:

@@ -55,6 +55,9 @@ _SAY_THAT_IT_FAILED = (
     f"(status) => !status.includes({words.RUNNING!r}) ? status : "
     f"window.vcmIsCancelled ? {json.dumps(words.cancelled())} : {json.dumps(words.not_started())}"
 )
+_SAY_THAT_IT_WAS_NOT_STARTED = (
+    f"(status) => status.includes({words.RUNNING!r}) ? {json.dumps(words.not_started())} : status"
+)
 
 
 # In one column the result is far below the button: go and watch it form.
@@ -197,7 +200,13 @@ def _wire(page: Page, actions: Actions) -> None:
             **quiet,
         )
     restored = [*_outputs(page), page.controls.lock]
-    page.recipe.upload(actions.take_recipe, [page.recipe, page.editor], [*restored, page.recipe], **checked)
+    page.recipe.upload(
+        actions.take_recipe,
+        [page.recipe, page.editor],
+        [*restored, page.recipe],
+        trigger_mode="multiple",
+        **checked,
+    )
     wire_share_link(page, actions, restored, **checked)
     wire_history(page, actions, running, _outputs(page))
     for modality, upload in page.uploads.items():
@@ -231,7 +240,7 @@ def _wire_live(page: Page, actions: Actions, running: Dependency, before: list[C
     quick = numbered.then(
         actions.follow_stroke,
         [live.stroke, *actions.inputs()],
-        [page.viewer, page.status],
+        [page.viewer, page.adherence, page.download_note, page.status],
         js=page.editor.flush_js(1),
         concurrency_limit=1,
         concurrency_id=_GPU,
@@ -239,6 +248,7 @@ def _wire_live(page: Page, actions: Actions, running: Dependency, before: list[C
         **quiet,
     )
     quick.success(None, js=REST_JS, **quiet)
+    quick.failure(None, page.status, page.status, js=_SAY_THAT_IT_WAS_NOT_STARTED, **quiet)
     for button in (page.generate, page.cancel):
         button.click(None, js=STOP_JS, **quiet)
 

@@ -225,8 +225,9 @@ def _rememberer(history: History) -> Any:
 
 
 def _recaller(page: Page, actions: Actions) -> Any:
-    def recall_run(runs: Runs, status: str, event: gr.EventData) -> Updates:
+    def recall_run(runs: Runs, status: str, event: gr.EventData, request: gr.Request) -> Updates:
         """Show a run again; the drawing and the settings stay as they are."""
+        session_folder(request)  # whoever asks is there
         try:
             run = _find(runs, getattr(event, "run", None))
             check_files(run)

@@ -18,10 +18,10 @@ function rest() {
   }, SETTLE_MS);
 }
 
-// Nobody has asked for the result, so the page stays where it is; and a stroke that is being drawn is no rest.
+// Nobody has asked for the result, so the page stays where it is; and while a stroke is being
+// drawn, or a scan is being read, it is no rest.
 function generate() {
-  if (isRunning()) return;
-  if (window.vcmSliceCanvas.find("editor")?.isStroking) {
+  if (isRunning() || window.vcmSliceCanvas.find("editor")?.isStroking) {
     timer = setTimeout(generate, REST_MS);
     return;
   }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -25,7 +24,7 @@ from vcm.scans import place_scan, prepare_scan, read_values
 from vcm.slices import render_slice
 from vcm.ui import words
 from vcm.ui.failures import FORESEEN, explain
-from vcm.ui.session_files import one_at_a_time, session_folder
+from vcm.ui.session_files import one_at_a_time, session_folder, upload_time
 from vcm.ui.slice_canvas import Layer, SliceCanvasData, image_layer
 from vcm.volume import Volume, as_labels
 from vcm.whole_files import write_whole
@@ -97,14 +96,15 @@ class ScanUploads:
         ) -> Generator[Updates, None, None]:
             if path is None:
                 return
-            title, folder, started = _SCAN_TITLES[name], session_folder(request), time.time()
+            title, folder = _SCAN_TITLES[name], session_folder(request)
+            dropped = upload_time(path)  # the drawing is of then
             try:
                 yield {status: words.status(f"Reading the {title} and finding its place\u2026", kind="running")}
                 with one_at_a_time(folder):  # scans of a session stay together, so each has to know those before it
                     shown, notes = _take(name, Volume.load(path, labels=name == FILL), grid, folder)
                     updates = self._show(name, shown, notes, folder)
                     if drawing is not None:
-                        updates[editor] = add_new_layers(drawing, folder, started)
+                        updates[editor] = add_new_layers(drawing, folder, dropped)
                 updates[status] = words.status(f"{title[0].upper()}{title[1:]} taken.", notes, kind="done")
             except FORESEEN as error:
                 updates = {self.uploads[name]: None, status: words.status(explain(error), kind="error")}
@@ -206,12 +206,12 @@ def _is_kept(folder: Path, name: str) -> bool:
 
 
 def add_new_layers(drawing: SliceCanvasData, folder: Path, since: float) -> SliceCanvasData:
-    """Return a drawing with the scans that were taken since its handler began, which it may lack or hold older ones of.
+    """Return a drawing with the scans that were taken since it was read, which it may lack or hold older ones of.
 
     Args:
         drawing: as the handler got it.
         folder: of the session.
-        since: when the handler began, in seconds since the epoch.
+        since: when the drawing was read, in seconds since the epoch.
     """
     margin = 0.1  # clocks of file systems are coarse
     paths = sorted((folder / _FOLDER).glob("*.json"), key=lambda path: path.stat().st_mtime)

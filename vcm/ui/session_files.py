@@ -54,6 +54,14 @@ def one_at_a_time(folder: Path) -> FileLock:
     return FileLock(folder / "handler.lock")
 
 
+def upload_time(path: str | Path) -> float:
+    """Return when a file was uploaded, in seconds since the epoch; now, if it is gone."""
+    try:
+        return min(time.time(), Path(path).stat().st_mtime)
+    except OSError:
+        return time.time()
+
+
 def _find_folder(request: gr.Request | None) -> Path:
     session = (request.session_hash if request is not None else None) or "nobody"
     # The browser names its own session: hashed, the name can lead nowhere else.

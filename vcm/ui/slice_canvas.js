@@ -109,6 +109,7 @@ class SliceCanvas {
       this.controls.showEmpty("");
       this.controls.showChoices();
       if (!this.isPlaced) this.placeCrosshair();
+      this.compareLinked();
     } catch (error) {
       if (load !== this.loads) return undefined;
       if (!(error instanceof VolumeError)) console.error(error);
@@ -152,10 +153,13 @@ class SliceCanvas {
 
   // Another volume begins at its first layer: whoever opens it has not asked for its difference map.
   showOther(mask, isNew, revision) {
+    const before = this.overlay?.key;
     this.overlay = mask && { ...mask, counts: countLabels(mask.voxels) };
     this.revision = revision;
     if (!isNew) return;
     this.layerIndex = 0;
+    // Every preview of a run is a new volume of the same drawing: whoever looks elsewhere, or draws there, stays there.
+    if (mask?.key === before || this.linked.some((member) => member.isStroking)) return;
     // What was drawn for it may lie elsewhere: then the planes go there, or it would look like a healthy brain.
     const isElsewhere = mask && this.isPlaced && !meetsSlices(mask.voxels, this.grid, this.crosshairVoxel);
     const middle = isElsewhere && middleOf(mask.voxels, this.grid);
@@ -532,7 +536,6 @@ class SliceCanvas {
   // Remember the drawing as it stands; `isAsMarked` tells whether undo and redo have led back to it.
   mark() {
     this.marked = { edit: this.drawing?.done.at(-1), drawing: this.drawing };
-    this.root.removeAttribute("data-edited");
   }
 
   get isAsMarked() {
@@ -542,7 +545,7 @@ class SliceCanvas {
   afterEdit(isChanged) {
     if (isChanged) {
       this.isRestored = false;
-      this.root.toggleAttribute("data-edited", !this.isAsMarked);
+      this.compareLinked();
       this.sender.schedule();
       this.keeper?.schedule();
       this.controls.showRestored(false);
@@ -635,6 +638,19 @@ class SliceCanvas {
     if (this.link.convention) this.convention = this.link.convention;
   }
 
+  get linked() {
+    return [...(this.link?.members || [])].filter((member) => member.element.isConnected);
+  }
+
+  // An editor is marked while a volume linked to it was made from another drawing than the one that it holds.
+  compareLinked() {
+    const editor = this.linked.find((member) => member.editable && member.drawing);
+    const made = this.linked.find((member) => !member.editable && member.overlay);
+    if (!editor) return;
+    const isOther = made && made.grid.equals(editor.grid) && !areEqual(made.overlay.voxels, editor.drawing.voxels);
+    editor.root.toggleAttribute("data-edited", Boolean(isOther));
+  }
+
   shareWithLink(change) {
     if (!this.link) return;
     Object.assign(this.link, change);
@@ -646,7 +662,7 @@ class SliceCanvas {
 
   follow({ crosshair, convention }) {
     if (convention) this.setConvention(convention, { isShared: false });
-    if (crosshair && this.grid) {
+    if (crosshair && this.grid && !this.isStroking) {
       this.isPlaced = true;
       this.setCrosshair(crosshair, { isShared: false });
     }
@@ -655,6 +671,10 @@ class SliceCanvas {
 
 function namesOf(layers) {
   return new Set(layers.map(({ name }) => name));
+}
+
+function areEqual(some, others) {
+  return some.length === others.length && some.every((value, i) => value === others[i]);
 }
 
 function countLabels(voxels) {

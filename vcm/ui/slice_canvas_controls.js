@@ -104,6 +104,8 @@ class Controls {
   // Rebuild the buttons that come from the value: layers and labels.
   showChoices() {
     const { host, parts } = this;
+    const focused = [parts.layers, parts.labels].find((part) => part.contains(document.activeElement));
+    const value = focused && document.activeElement.dataset.value;
     // A volume in the making has one layer: the choice stays where it was, so that nothing below it moves.
     this.hasChoice ||= host.layers.length > 1;
     parts.layers.hidden = !this.hasChoice || host.layers.length === 0;
@@ -116,6 +118,8 @@ class Controls {
     if (host.layered && host.labels.length) parts.labels.prepend(layeredChip(host));
     parts.labels.hidden = parts.overlay.hidden = host.labels.length === 0;
     parts.labels.setAttribute("role", host.editable ? "radiogroup" : "list");
+    // Who has come there by keyboard is not sent away.
+    focused?.querySelector(`[data-value="${value}"]`)?.focus({ preventScroll: true });
   }
 
   refresh() {

@@ -13,6 +13,7 @@ function attachGestures(view, host) {
   let pinch = null;
   let crosshairBefore = null;
   let wheel = 0;
+  let isFilling = false; // a finger is down that will fill once it lifts, unless it begins a pinch or a scroll
 
   const meaning = (event) => {
     if (event.button === 2 || (event.button === 0 && event.ctrlKey)) return "window";
@@ -41,7 +42,8 @@ function attachGestures(view, host) {
     if (pointers.size > 2) return;
     mode = meaning(event);
     last = point;
-    if (mode === "stroke") host.beginStroke(view, point);
+    isFilling = mode === "stroke" && host.tool === "fill" && event.pointerType === "touch";
+    if (mode === "stroke" && !isFilling) host.beginStroke(view, point);
     // A finger may be about to scroll the page: it moves the crosshair when it moves or lifts, not when it lands.
     crosshairBefore = host.crosshair;
     if (mode === "crosshair" && event.pointerType !== "touch") host.pointCrosshair(view, point);
@@ -74,6 +76,7 @@ function attachGestures(view, host) {
 
   const lift = (event) => {
     if (!pointers.delete(event.pointerId)) return;
+    if (mode === "stroke" && isFilling && event.type === "pointerup") host.fillAt(view, view.pointOf(event));
     if (mode === "stroke") host.endStroke();
     if (mode === "crosshair" && event.type === "pointerup") host.pointCrosshair(view, view.pointOf(event));
     if (mode === "crosshair" && event.type === "pointercancel") host.setCrosshair(crosshairBefore); // it was a scroll

@@ -179,6 +179,16 @@ def not_measured_yet() -> str:
     return _card("Does it follow the drawing?", "<p>Measured as soon as the volume is there.</p>")
 
 
+def not_measured_quick() -> str:
+    """Return what stands in place of adherence beside a quick volume."""
+    return _card("Does it follow the drawing?", "<p>A quick volume is not measured: the full run is.</p>")
+
+
+def files_of_before() -> str:
+    """Return what stands below the downloads while a quick volume is shown."""
+    return note("Of the run before: a quick volume has no files.")
+
+
 def nothing_finished() -> str:
     """Return what stands in place of adherence where the only run came to no end."""
     return _card("Does it follow the drawing?", "<p>Not measured: the run was stopped before its end.</p>")

@@ -94,8 +94,8 @@ def server(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Studio:
         return value.with_layers([image_layer("T2", 1 - phantom, cache)])
 
     def preview(value: SliceCanvasData) -> SliceCanvasData:
-        layers = [image_layer("Controlled", phantom * 0.5, cache), *value.layers[1:]]
-        return canvas_value(layers, AFFINE, SHAPE, labels=PALETTE, mask=lesion_mask(), cache_dir=cache)
+        layer = image_layer("Controlled", phantom * 0.5, cache)
+        return canvas_value([layer], AFFINE, SHAPE, labels=PALETTE, mask=lesion_mask(), cache_dir=cache)
 
     def break_it(value: SliceCanvasData) -> SliceCanvasData:
         broken = cache / "broken.u8.gz"

@@ -101,10 +101,11 @@ class SliceCanvas {
       if (load !== this.loads) return undefined;
       const mask = wantsMask ? { key: value.mask.url, voxels: volumes.pop() } : null;
       const layers = value.layers.map((layer, i) => ({ ...layer, url: layer.file.url, voxels: volumes[i] }));
+      const isOfOneRun = this.layers.length === 1 || layers.length === 1; // a volume in the making stands alone
       this.show(grid, layers, value.labels, isNewDrawing);
       this.accepted = value;
       if (isNewDrawing) this.startDrawing(mask, value.mask_revision);
-      if (!this.editable) this.showOther(mask, isNew, value.mask_revision);
+      if (!this.editable) this.showOther(mask, isNew, value.mask_revision, isOfOneRun);
       this.controls.showMessage("");
       this.controls.showEmpty("");
       this.controls.showChoices();
@@ -152,14 +153,14 @@ class SliceCanvas {
   }
 
   // Another volume begins at its first layer: whoever opens it has not asked for its difference map.
-  showOther(mask, isNew, revision) {
+  showOther(mask, isNew, revision, isOfOneRun) {
     const before = this.overlay?.key;
     this.overlay = mask && { ...mask, counts: countLabels(mask.voxels) };
     this.revision = revision;
     if (!isNew) return;
     this.layerIndex = 0;
     // Every preview of a run is a new volume of the same drawing: whoever looks elsewhere, or draws there, stays there.
-    if (mask?.key === before || this.linked.some((member) => member.isStroking)) return;
+    if ((isOfOneRun && mask?.key === before) || this.linked.some((member) => member.isStroking)) return;
     // What was drawn for it may lie elsewhere: then the planes go there, or it would look like a healthy brain.
     const isElsewhere = mask && this.isPlaced && !meetsSlices(mask.voxels, this.grid, this.crosshairVoxel);
     const middle = isElsewhere && middleOf(mask.voxels, this.grid);

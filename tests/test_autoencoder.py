@@ -5,6 +5,7 @@ import torch
 from monai.networks.nets import AutoencoderKL
 
 from vcm.autoencoder import Autoencoder, fold, unfold
+from vcm.channel_norm import ChannelNorm
 
 SIZES = {
     "spatial_dims": 3,
@@ -53,3 +54,45 @@ def test_unfolding_undoes_folding_voxel_by_voxel(patch_size: int) -> None:
 def test_each_cell_holds_the_cube_of_voxels_at_its_place() -> None:
     volume = torch.rand(1, 1, 8, 12, 4)
     assert set(fold(volume, 2)[0, :, 1, 2, 0].tolist()) == set(volume[0, 0, 2:4, 4:6, 0:2].flatten().tolist())
+
+
+def test_with_a_linear_code_an_untrained_autoencoder_is_the_projection_on_principal_components() -> None:
+    torch.manual_seed(0)
+    # Cubes that two numbers describe: a linear code of two channels loses nothing of them.
+    shapes = torch.rand(2, 64)
+    cubes = 0.2 + torch.rand(40, 2) @ shapes
+    images = unfold(cubes.reshape(5, 2, 2, 2, 64).permute(0, 4, 1, 2, 3), 4)
+    network = Autoencoder(patch_size=2, linear_code=True, norm="channel", **SIZES).eval()
+    network.set_linear_code(images)
+    with torch.no_grad():
+        mean, _ = network.encode(images)
+        restored = network.decode(mean)
+    assert mean.shape == (5, 2, 2, 2, 2)
+    torch.testing.assert_close(restored, images, rtol=0, atol=1e-5)
+
+
+def test_with_channel_norms_a_crop_is_encoded_as_it_is_in_the_whole_volume() -> None:
+    torch.manual_seed(0)
+    network = Autoencoder(patch_size=2, norm="channel", **SIZES).eval()
+    image = torch.rand(1, 1, 96, 24, 24)
+    with torch.no_grad():
+        whole, _ = network.encode(image)
+        crop, _ = network.encode(image[:, :, :72])
+    torch.testing.assert_close(crop[:, :, :10], whole[:, :, :10])
+
+
+def test_a_channel_norm_keeps_to_the_cell_and_to_the_number_format() -> None:
+    norm = ChannelNorm(4)
+    volume = torch.rand(2, 4, 3, 5, 2, dtype=torch.bfloat16)
+    normal = norm(volume)
+    assert normal.dtype == torch.bfloat16
+    assert normal.shape == volume.shape
+    torch.testing.assert_close(normal.float().mean(1), torch.zeros(2, 3, 5, 2), atol=2e-2, rtol=0)
+    torch.testing.assert_close(norm(volume[:, :, :1]), normal[:, :, :1])
+
+
+def test_an_unknown_norm_or_a_linear_code_of_several_channels_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be group or channel"):
+        Autoencoder(norm="batch", **SIZES)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="one channel"):
+        Autoencoder(in_channels=2, linear_code=True, **SIZES)

@@ -12,7 +12,7 @@ from vcm import simulate
 from vcm.simulate import Subject, simulate_subject, simulate_subjects, write_cohort
 from vcm.volume import Volume
 
-SEED = 200_007  # has one large lesion with core, rim and edema
+SEED = 200_002  # has one large lesion with core, rim and edema, on one side
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_a_tumor_pushes_tissue_away_and_leaves_what_is_far_from_it(subject):
     assert moved[far].mean() < 0.02
 
 
-@pytest.mark.parametrize(("seed", "labels"), [(0, {simulate.NECROTIC_CORE}), (13, {simulate.EDEMA}), (3, {1, 2, 3})])
+@pytest.mark.parametrize(("seed", "labels"), [(38, {1}), (29, {2}), (18, {3}), (7, {1, 2, 3})])
 def test_some_lesions_are_of_one_part_since_that_is_what_people_draw_first(seed, labels):
     assert set(np.unique(simulate_subject(seed, contrasts=()).tumor)) - {0} == labels
 

@@ -266,7 +266,7 @@ def test_a_cached_tensor_is_made_once(tmp_path):
 
 @pytest.fixture(scope="module")
 def coarse_subjects() -> list[dict]:
-    return make_coarse_subjects()
+    return make_coarse_subjects(("t1", "t2", "flair"))
 
 
 @pytest.fixture
@@ -427,18 +427,6 @@ def test_a_new_run_from_the_weights_of_an_old_one_starts_where_that_ended(tiny_s
     stages.train(stage, tmp_path, samples=2, steps=2, resume=True)
     runs = read_training(tmp_path)[stage]
     assert [(run["from_weights"], run["steps"]) for run in runs] == [(False, 2), (True, 2)]
-
-
-def test_a_decoder_trained_alone_leaves_every_latent_as_it_was(tiny_stages, tmp_path):
-    stages.train("autoencoder", tmp_path, samples=2, steps=2)
-    old = load_file(tmp_path / "autoencoder.safetensors")
-    with pytest.raises(ValueError, match="starts from weights"):
-        stages.train("autoencoder", tmp_path, samples=2, steps=1, decoder_only=True)
-    stages.train("autoencoder", tmp_path, samples=2, steps=1, from_weights=True, decoder_only=True)
-    new = load_file(tmp_path / "autoencoder.safetensors")
-    changed = {name.split(".")[0] for name in old if not old[name].equal(new[name])}
-    assert changed == {"decoder", "post_quant_conv"}
-    assert read_training(tmp_path)["autoencoder"][-1]["decoder_only"]
 
 
 def test_no_stage_sees_a_test_subject_and_the_segmenter_shares_none_with_the_others(tiny_stages, tmp_path):

@@ -533,7 +533,6 @@ def simulate(
     ] = None,
 ) -> None:
     """Simulate subjects with tumors: T1w, T2w, FLAIR, tumor and anatomy of each, and participants.tsv."""
-    _require_training_extra()
     from vcm.outputs import make_folder
     from vcm.simulate import write_cohort
 
@@ -581,10 +580,6 @@ def train(
     from_weights: Annotated[
         bool, typer.Option("--from-weights", help="Begin a new run from the weights that the folder holds.")
     ] = False,
-    decoder_only: Annotated[
-        bool,
-        typer.Option("--decoder-only", help="Of the autoencoder, with --from-weights: latents stay valid."),
-    ] = False,
     condition: Annotated[
         list[str] | None,
         typer.Option(
@@ -618,7 +613,6 @@ def train(
             steps=steps,
             resume=resume,
             from_weights=from_weights,
-            decoder_only=decoder_only,
             device=str(choose_device(find_shard().choose_device(device))),
             conditions=condition,
         )
@@ -842,7 +836,7 @@ def doctor(
 
 def _require_training_extra() -> None:
     try:
-        import nilearn  # noqa: F401
+        import matplotlib  # noqa: F401
     except ImportError:
         raise ValueError('This needs the training extra; in the clone: pip install ".[train]".') from None
 

@@ -22,7 +22,7 @@ from vcm.whole_files import reserve, write_whole
 logger = logging.getLogger(__name__)
 
 # Raise it when a change to simulate.py changes what a seed gives, so that no stale cohort is read.
-_COHORT_VERSION = 3
+_COHORT_VERSION = 4
 
 _ARRAYS = ("tumor", "anatomy", "anatomy_before", "context", "volumes_ml")
 

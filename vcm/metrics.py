@@ -20,6 +20,14 @@ def psnr(found: NDArray, truth: NDArray, where: NDArray[np.bool_] | None = None)
     return float(-10 * np.log10(max(error, 1e-12)))
 
 
+def measure_band_energy(volume: NDArray) -> float:
+    """Return the energy of a volume (X, Y, Z) in the upper half of its band: frequencies above half of Nyquist's."""
+    axes = [np.fft.fftfreq(n) * 2 for n in volume.shape]
+    frequency = np.sqrt(sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij")))
+    power = np.abs(np.fft.fftn(volume)) ** 2
+    return float(power[(frequency > 0.5) & (frequency < 1)].sum())
+
+
 def head_mask(volume: NDArray) -> NDArray[np.bool_]:
     """Return where the head is in a volume (X, Y, Z) in [0, 1]: what encloses the voxels brighter than the air."""
     bright = ndimage.gaussian_filter(np.asarray(volume, np.float32), 1.0) > 0.12

@@ -50,6 +50,14 @@ BRAIN_ML_RANGE = (1050.0, 1570.0)
 
 _VOXEL_ML = SPACING_MM**3 / 1000.0
 _MARGIN_MM = 12
+TEMPLATE_SHAPE = tuple(int(n * SPACING_MM) + 2 * _MARGIN_MM for n in SHAPE)
+"""Of the template's maps at 1 mm: the field of view and a margin on each side."""
+TEMPLATE_CORNER_MM = AFFINE[:3, 3] - (SPACING_MM - 1) / 2 - _MARGIN_MM
+TEMPLATE_FILE = Path(__file__).parent / "template" / "maps.npz"
+TISSUE_STEPS = 63
+"""Shares of tissue are stored in whole steps of 1 / 63: an error of 0.003 in the image, far below its noise."""
+HEAD_DISTANCE_STEPS_A_MM = 2
+"""The distance from the inner table of the skull is stored in whole halves of a millimetre."""
 _ROTATION_CENTER_MM = (0.0, -18.0, 4.0)
 # One stream of random numbers for each part, so that the anatomy of a seed does not depend on whether it has a tumor.
 _STREAMS = ("anatomy", "lesion", "t1", "t2", "flair", "head")
@@ -246,67 +254,31 @@ class _Random:
 
 @lru_cache(maxsize=1)
 def _template() -> _Template:
-    """Load nilearn's template and derive head, eyes and ventricles in MNI millimetres (once a process)."""
-    from nilearn.datasets import load_mni152_gm_template, load_mni152_template, load_mni152_wm_template
+    """Read the template's prepared maps, see `vcm.make_template`, and add what follows from a place alone."""
+    with np.load(TEMPLATE_FILE) as stored:
+        gray, white, ventricles, head = (torch.from_numpy(each).float() / TISSUE_STEPS for each in stored["tissue"])
+        head_distance = torch.from_numpy(stored["head_distance"]).float() / HEAD_DISTANCE_STEPS_A_MM
+        distance = torch.from_numpy(stored["ventricle_distance"].astype(np.float32))
+        direction = torch.from_numpy(stored["ventricle_direction"]).float() / 127
+    csf = (head - gray - white - ventricles).clamp_min(0)
+    maps = torch.cat([torch.stack([gray, white, csf, ventricles, head_distance]), _soft_tissue_eyes_air()])
+    return _Template(maps=maps, ventricle_distance_mm=distance, ventricle_direction=direction)
 
-    shape_mm = tuple(int(n * SPACING_MM) + 2 * _MARGIN_MM for n in SHAPE)
-    image = load_mni152_template(resolution=1)
-    corner_mm = AFFINE[:3, 3] - (SPACING_MM - 1) / 2 - _MARGIN_MM
-    start = np.round(corner_mm - image.affine[:3, 3]).astype(int)
 
-    def crop(volume: np.ndarray) -> np.ndarray:
-        # Edge padding lets the brain stem run out of the field of view, as it does in a scan.
-        pad = [(max(0, -s), max(0, s + n - size)) for s, n, size in zip(start, shape_mm, volume.shape, strict=True)]
-        padded = np.pad(volume.astype(np.float32), pad, mode="edge")
-        first = start + [before for before, _ in pad]
-        return padded[tuple(slice(f, f + n) for f, n in zip(first, shape_mm, strict=True))]
+def _soft_tissue_eyes_air() -> Tensor:
+    """Return the maps of face and neck, eyes, and air, (3, 184, 248, 184) at 1 mm: ellipsoids with soft borders."""
+    corner_mm = TEMPLATE_CORNER_MM
+    axes = [torch.arange(n, dtype=torch.float32) + float(c) for n, c in zip(TEMPLATE_SHAPE, corner_mm, strict=True)]
 
-    t1 = crop(image.get_fdata(dtype=np.float32))
-    gm = crop(load_mni152_gm_template(resolution=1).get_fdata(dtype=np.float32))
-    wm = crop(load_mni152_wm_template(resolution=1).get_fdata(dtype=np.float32))
-    brain = ndimage.binary_fill_holes(t1 > 0.05)
-    gm, wm = gm * brain, wm * brain
-    csf = np.clip(brain - gm - wm, 0, 1)
+    def ellipsoid(center: tuple[float, float, float], radii: tuple[float, float, float]) -> Tensor:
+        x, y, z = (((axis - c) / r) ** 2 for axis, c, r in zip(axes, center, radii, strict=True))
+        square = x[:, None, None] + y[None, :, None] + z[None, None, :]
+        return ((1.0 - square.sqrt()) * min(radii) + 0.5).clamp(0, 1)
 
-    depth = ndimage.distance_transform_edt(brain)
-    parts, count = ndimage.label((csf > 0.5) & (depth > 18))
-    sizes = ndimage.sum_labels(np.ones_like(parts), parts, np.arange(1, count + 1))
-    lateral = np.isin(parts, np.argsort(sizes)[-2:] + 1)
-    # The threshold left a partial-volume rim outside; it belongs to the ventricles as well.
-    ventricles = csf * ndimage.binary_dilation(lateral, iterations=2)
-
-    # The inner table of the skull follows the brain without its sulci.
-    inner_table = ndimage.gaussian_filter(brain.astype(np.float32), 4) > 0.4
-    inner_table |= brain
-    csf = np.maximum(csf, inner_table & ~brain)
-    head_distance = ndimage.distance_transform_edt(~inner_table)
-
-    x, y, z = np.meshgrid(
-        *(np.arange(n, dtype=np.float32) + c for n, c in zip(shape_mm, corner_mm, strict=True)), indexing="ij"
-    )
-
-    def ellipsoid(center: tuple[float, float, float], radii: tuple[float, float, float]) -> np.ndarray:
-        square = sum(((v - c) / r) ** 2 for v, c, r in zip((x, y, z), center, radii, strict=True))
-        return np.clip((1.0 - np.sqrt(square)) * min(radii) + 0.5, 0, 1).astype(np.float32)
-
-    face = ellipsoid((0, 38, -70), (62, 58, 52))
-    neck = ellipsoid((0, -38, -92), (62, 68, 58))
-    eyes = np.maximum(ellipsoid((-31, 62, -40), (12, 12, 12)), ellipsoid((31, 62, -40), (12, 12, 12)))
-    air = np.maximum(ellipsoid((0, 50, -42), (13, 26, 13)), ellipsoid((0, 52, -74), (11, 36, 16)))
-    soft_tissue = np.maximum(face, neck)
-    channels = [gm, wm, csf - ventricles, ventricles, head_distance.astype(np.float32), soft_tissue, eyes, air]
-    # Trilinear sampling at 2 mm of maps at 1 mm would alias without this.
-    maps = np.stack([ndimage.gaussian_filter(channel.astype(np.float32), 0.6) for channel in channels])
-
-    signed = ndimage.distance_transform_edt(~lateral) - ndimage.distance_transform_edt(lateral)
-    signed = ndimage.gaussian_filter(signed.astype(np.float32), 2.0)
-    direction = np.stack(np.gradient(signed))
-    halve = (slice(None), *tuple(slice(_MARGIN_MM, _MARGIN_MM + 2 * n, 2) for n in SHAPE))
-    return _Template(
-        maps=torch.from_numpy(maps),
-        ventricle_distance_mm=torch.from_numpy(signed[halve[1:]].copy()),
-        ventricle_direction=torch.from_numpy(direction[halve].copy()),
-    )
+    face, neck = ellipsoid((0, 38, -70), (62, 58, 52)), ellipsoid((0, -38, -92), (62, 68, 58))
+    eyes = torch.maximum(ellipsoid((-31, 62, -40), (12, 12, 12)), ellipsoid((31, 62, -40), (12, 12, 12)))
+    air = torch.maximum(ellipsoid((0, 50, -42), (13, 26, 13)), ellipsoid((0, 52, -74), (11, 36, 16)))
+    return torch.stack([torch.maximum(face, neck), eyes, air])
 
 
 @lru_cache(maxsize=1)
@@ -409,7 +381,7 @@ def _grow_tumors(random: _Random, healthy: Tensor) -> tuple[Tensor, Tensor]:
     for index in range(count):
         # Log-uniform in diameter; second and third lesions are satellites.
         largest = 60.0 if index == 0 else 18.0
-        diameter_mm = float(np.exp(random.uniform(np.log(7.0), np.log(largest))))
+        diameter_mm = float(np.exp(random.uniform(np.log(6.5), np.log(largest))))
         maps, lesion = _grow_tumor(random, maps, diameter_mm)
         tumor = torch.where((lesion > 0) & (tumor == 0), lesion, tumor)
     return maps, tumor
@@ -418,7 +390,7 @@ def _grow_tumors(random: _Random, healthy: Tensor) -> tuple[Tensor, Tensor]:
 def _grow_tumor(random: _Random, maps: Tensor, diameter_mm: float) -> tuple[Tensor, Tensor]:
     """Grow one tumor whose labelled whole is about `diameter_mm` across: (maps after the mass effect, its labels)."""
     parenchyma = maps[_GM] + maps[_WM]
-    places = (parenchyma + 0.5 * maps[_WM] > 0.95).nonzero()
+    places = (parenchyma > 0.6).nonzero()  # the cortex and the borders of the ventricles, too
     center = places[random.integer(0, len(places))].float().view(3, 1, 1, 1)
     radius = diameter_mm / 2 / SPACING_MM  # voxels
 
@@ -426,30 +398,21 @@ def _grow_tumor(random: _Random, maps: Tensor, diameter_mm: float) -> tuple[Tens
     stretch = torch.tensor([np.exp(random.normal(0, 0.16)) for _ in range(3)], dtype=torch.float32)
     distance = (offset / stretch.view(3, 1, 1, 1)).norm(dim=0)
     lumps = 0.55 * random.smooth((9, 13, 9))[0] + 0.30 * random.smooth((19, 27, 19))[0]
-    irregularity = random.uniform(0.10, 0.32)
+    irregularity = random.uniform(0.0, 0.32)
     level = distance / radius + irregularity * lumps  # 1 at the border of the whole tumor
-
-    solid = random.uniform(0.42, 0.85)  # share of the radius that is tumor, the rest is edema
-    rim = random.uniform(0.55, 0.80)  # share of the solid radius that is necrotic
-    kind = random.uniform(0, 1)
-    spread = 0.38  # how far edema runs along white matter
-    if kind < 0.12:  # non-enhancing: edema-like signal throughout
-        solid = 0.0
-    elif kind < 0.34:  # of one part, with edema around it or alone: what people draw first
-        rim = 0.0 if kind < 0.23 or radius < 2.5 else 1.0
-        if random.uniform(0, 1) < 0.5:
-            solid, spread = 1.0, 0.0
-    elif radius < 2.5:
-        rim = 0.0
-    if rim < 1.0:  # a rim thinner than a voxel could not be seen
-        rim = min(rim, max(0.0, solid * radius - 1.1) / max(solid * radius, 1e-6))
+    solid, rim, spread = _draw_parts(random, radius)
+    # What is drawn with a brush does not follow the tissue: a part of all lesions has edema over sulci as well.
+    follows_tissue = random.uniform(0, 1) < 0.7
+    if not follows_tissue:
+        spread = 0.0
 
     mass = random.uniform(0.08, 0.32) * max(solid, 0.3) * radius
     maps = _push_aside(maps, offset, radius * max(solid, 0.4), mass)
     parenchyma = maps[_GM] + maps[_WM]
     # Edema spreads along white matter and stops at the cortex and at the ventricles.
     whole = (level - spread * (maps[_WM] - 0.55)) < 1.0
-    whole &= parenchyma > 0.5
+    if follows_tissue:
+        whole &= parenchyma > 0.5
     whole |= level < solid
     inside = (parenchyma + maps[_CSF] + maps[_VENTRICLES]) > 0.6
     labels = torch.zeros(SHAPE, dtype=torch.uint8)
@@ -458,6 +421,30 @@ def _grow_tumor(random: _Random, maps: Tensor, diameter_mm: float) -> tuple[Tens
     if rim > 0:  # the level dips below 0 at the center of lumpy lesions
         labels[(level < solid * rim) & inside] = NECROTIC_CORE
     return maps, _largest_part(labels)
+
+
+def _draw_parts(random: _Random, radius: float) -> tuple[float, float, float]:
+    """Draw how a tumor of a radius in voxels is divided.
+
+    Returns the share of the radius that is core and rim (the rest is edema), the share of that which is core, and how
+    far edema runs along white matter. Lesions of one label, with edema around it or alone, are what people draw first.
+    """
+    solid = random.uniform(0.42, 0.85)
+    rim = random.uniform(0.55, 0.80)
+    spread = 0.38
+    kind = random.uniform(0, 1)
+    alone = random.uniform(0, 1) < 0.5
+    if kind < 0.14:  # edema only: non-enhancing, with an edema-like signal throughout
+        return 0.0, 0.0, 0.0 if alone else spread
+    if kind < 0.40:
+        core_only = kind < 0.28 and radius >= 1.8
+        return (1.0, float(core_only), 0.0) if alone else (solid, float(core_only), spread)
+    thinnest = 1.1  # voxels; a thinner rim could not be seen
+    if radius < 2.4:  # 10 mm: too small for core and rim, but not for an enhancing spot with edema
+        return solid, 0.0, spread
+    if radius < 4.5 or kind < 0.52:
+        solid = random.uniform(0.75, 1.0)  # rings with little edema, the only form of small ones that shows a core
+    return solid, min(rim, max(0.0, solid * radius - thinnest) / (solid * radius)), spread
 
 
 def _push_aside(maps: Tensor, offset: Tensor, radius: float, mass: float) -> Tensor:

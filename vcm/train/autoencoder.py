@@ -2,38 +2,56 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor, nn
 
 from vcm import simulate
 from vcm.autoencoder import Autoencoder
 from vcm.dataset import Cohort, simulated_cohort
-from vcm.train.halves import draw_half, tumor_sampling_weights
+from vcm.metrics import measure_band_energy
+from vcm.train.crops import Lesion, draw_place, draw_window, find_lesions, weigh_inside
 from vcm.train.loop import LoopConfig, run_loop
 from vcm.train.mini import AUTOENCODER
 
-AUTOENCODER_LOOP = LoopConfig(steps=3000, learning_rate=1e-3, save_every=200, validate_every=300, ema_decay=0.995)
+AUTOENCODER_LOOP = LoopConfig(steps=2600, learning_rate=1.5e-3, save_every=100, validate_every=400, ema_decay=0.998)
+HELD_OUT_SUBJECTS = 40
+VALIDATED_SUBJECTS = 8
+CODE_SUBJECTS = 60
+"""Their cubes give the linear code; its 64 numbers for each channel need no more."""
+
+CONTRASTS = ("t1", "t2", "flair")
+"""Of the cohort that autoencoder and VCM share, so that it is simulated once; the autoencoder reads the first."""
 
 
 @dataclass(frozen=True)
 class AutoencoderRecipe:
     """What the autoencoder learns from, and for how long.
 
-    GroupNorm's statistics depend on the content of its input: on small patches the loss jumps about and whole volumes
-    come out wrong. A left or right half has the statistics of the whole head at half its cost, so training runs on
-    halves, and the last `whole_share` of its steps on whole volumes.
+    - `crop`, `batch_size`: cubes of so many voxels an edge, so many a step, three in four around a lesion. Lesions of
+      every size are drawn as often as each other.
+    - `border`: voxels along a cut that do not count, since a whole volume has more to see there.
+    - `lesion_weights`: the least and the largest weight of a lesion's voxels, beside 1 elsewhere; it falls with the
+      root of the lesion's size from `lesion_weight` at 500 voxels.
+    - `starting_log_variance` of the latent: a code that starts as pure noise learns slowly.
     """
 
-    subjects: int = 480
+    subjects: int = 600
     loop: LoopConfig = AUTOENCODER_LOOP
-    whole_share: float = 0.06
-    starting_log_variance: float = -5.0  # of the latent: a code that starts as pure noise learns slowly
+    crop: int = 48
+    batch_size: int = 4
+    lesion_share: float = 0.75
+    border: int = 6
+    lesion_weight: float = 15.0
+    lesion_weights: tuple[float, float] = (4.0, 40.0)
+    starting_log_variance: float = -8.0
     kl_weight: float = 1e-6
-    tumor_weight: float = 20.0  # beside 1 elsewhere: lesions are few voxels, and must survive the round trip
 
 
 def train_autoencoder(
@@ -44,70 +62,95 @@ def train_autoencoder(
     device: str = "cpu",
     cache: str | Path | None = None,
     initial: Mapping[str, Tensor] | None = None,
-    decoder_only: bool = False,
 ) -> Autoencoder:
-    """Train on simulated contrast-enhanced T1 volumes; returns the averaged network.
+    """Train on crops of simulated contrast-enhanced T1 volumes; returns the averaged network.
 
     Args:
         out: folder for state, log and pictures.
         cache: folder for the simulated cohort, `out` by default.
         initial: weights to start from, instead of random ones.
-        decoder_only: leave the encoder as it is, so that latents, and all that learned from them, stay valid. All steps
-            are then on whole volumes: what the encoder makes of a half is not what a decoder will be given.
     """
     recipe = recipe or AutoencoderRecipe()
-    if decoder_only:
-        recipe = replace(recipe, whole_share=1.0)
-    cohort = simulated_cohort(cache or out, range(recipe.subjects))
-    held_out = simulated_cohort(
-        cache or out, range(simulate.VALIDATION_SEEDS.start, simulate.VALIDATION_SEEDS.start + 8)
-    )
-    sampling_weights = tumor_sampling_weights(cohort)
+    first = simulate.VALIDATION_SEEDS.start
+    cohort = simulated_cohort(cache or out, range(recipe.subjects), CONTRASTS)
+    held_out = simulated_cohort(cache or out, range(first, first + HELD_OUT_SUBJECTS), CONTRASTS)
+    lesions = find_lesions(cohort)
     torch.manual_seed(recipe.loop.seed)
     network = Autoencoder(**AUTOENCODER)
     nn.init.constant_(network.get_parameter("quant_conv_log_sigma.conv.bias"), recipe.starting_log_variance)
+    if network.linear_code:
+        network.set_linear_code(torch.from_numpy(np.asarray(cohort.images["t1"][:CODE_SUBJECTS]))[:, None])
     if initial is not None:
         network.load_state_dict(initial)
-    if decoder_only:
-        network.requires_grad_(False)
-        for part in (network.decoder, network.post_quant_conv):
-            part.requires_grad_(True)
 
     def loss_function(network: Autoencoder, step: int, random: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        whole = step >= recipe.loop.steps * (1 - recipe.whole_share)
-        image, weight = _draw(cohort, sampling_weights, recipe, whole, random)
-        image, weight = (x.to(device, memory_format=torch.channels_last_3d) for x in (image, weight))
+        drawn = [draw_crop(cohort, lesions, recipe, random) for _ in range(recipe.batch_size)]
+        image, weight = (
+            torch.stack(each)[:, None].to(device, memory_format=torch.channels_last_3d)
+            for each in zip(*drawn, strict=True)
+        )
         mean, sigma = network.encode(image)
         noise = torch.randn(mean.shape, generator=random).to(device)
-        error = network.decode(mean + sigma * noise).float() - image
-        reconstruction = (weight * (error.abs() + 4 * error**2)).mean()
+        restored = network.decode(mean + sigma * noise).float()
         mean, sigma = mean.float(), sigma.float()
         divergence = 0.5 * (mean**2 + sigma**2 - 2 * sigma.log() - 1).mean()
-        figures = {"squared_error": (error.detach() ** 2).mean().item(), "divergence": divergence.item()}
-        return reconstruction + recipe.kl_weight * divergence * image.numel() / mean.numel(), figures
+        with torch.no_grad():
+            square, inside, lesion = (restored - image) ** 2, weight > 0, weight > 2
+            figures = {
+                "squared_error": (square[inside].mean()).item(),
+                "squared_error_in_lesions": (square[lesion].sum() / lesion.sum().clamp_min(1)).item(),
+                "divergence": divergence.item(),
+            }
+        loss = measure_restoration(restored, image, weight)
+        return loss + recipe.kl_weight * divergence * image.numel() / mean.numel(), figures
 
     def validate(network: Autoencoder, step: int) -> dict[str, float]:
-        squared = []
-        for index in range(len(held_out)):
-            image = torch.from_numpy(held_out.images["t1"][index].astype("float32"))[None, None].to(device)
-            image = image.contiguous(memory_format=torch.channels_last_3d)
-            restored = network.decode(network.encode(image)[0]).float().clamp(0, 1)
-            squared.append(((restored - image) ** 2).mean().item())
-        return {"psnr_db": float(-10 * torch.tensor(squared).log10().mean())}
+        squared, energy = [], []
+        for index in range(min(VALIDATED_SUBJECTS, len(held_out))):
+            image = held_out.images["t1"][index].astype(np.float32)
+            tensor = torch.from_numpy(image)[None, None].to(device).contiguous(memory_format=torch.channels_last_3d)
+            restored = network.decode(network.encode(tensor)[0])[0, 0].float().clamp(0, 1).cpu().numpy()
+            squared.append(np.mean((restored - image) ** 2))
+            energy.append(measure_band_energy(restored) / measure_band_energy(image))
+        return {"psnr_db": float(-10 * np.log10(squared).mean()), "upper_band": float(np.mean(energy))}
 
     return run_loop(network, loss_function, recipe.loop, out, resume=resume, device=device, validate=validate)
 
 
-def _draw(
-    cohort: Cohort, sampling_weights: Tensor, recipe: AutoencoderRecipe, whole: bool, random: torch.Generator
+def measure_restoration(restored: Tensor, image: Tensor, weight: Tensor) -> Tensor:
+    """Return the weighted error of an image and of its gradients; all three are (B, 1, X, Y, Z).
+
+    Absolute errors keep edges, squares keep large errors rare, and gradients keep the upper band, which both others
+    would rather blur.
+    """
+    error = restored - image
+    total = (weight * (error.abs() + 4 * error**2)).mean()
+    for axis in (2, 3, 4):
+        steepness = (restored.diff(dim=axis) - image.diff(dim=axis)).abs()
+        total = total + (steepness * weight.narrow(axis, 1, weight.shape[axis] - 1)).mean() / 3
+    return total / weight.mean()
+
+
+def draw_crop(
+    cohort: Cohort, lesions: list[Lesion], recipe: AutoencoderRecipe, random: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """One image, mirrored half the time, with its weights: both (1, 1, x, y, z)."""
-    subject, window = draw_half(cohort, sampling_weights, random)
-    if whole:
-        window = slice(None)
-    image = torch.from_numpy(cohort.images["t1"][subject][window].astype("float32"))
-    tumor = torch.from_numpy(cohort.tumor[subject][window] > 0)
+    """Return a cube of an image, mirrored half the time, with its weights: both float32 (x, y, z)."""
+    shape = cohort.tumor.shape[1:]
+    middle: tuple[int, ...]
+    if lesions and torch.rand(1, generator=random) < recipe.lesion_share:
+        lesion = lesions[int(torch.randint(len(lesions), (1,), generator=random))]
+        subject, middle = lesion.subject, lesion.middle
+    else:
+        subject = int(torch.randint(len(cohort), (1,), generator=random))
+        middle = draw_place(shape, random)
+    window = draw_window(middle, recipe.crop, shape, random, jitter=recipe.crop // 4, step=4)
+    image = np.asarray(cohort.images["t1"][subject][window], np.float32)
+    tumor = np.asarray(cohort.tumor[subject][window]) > 0
+    weight = np.ones_like(image)
+    if tumor.any():
+        extra = np.clip(recipe.lesion_weight * math.sqrt(500 / tumor.sum()), *recipe.lesion_weights)
+        weight += extra * ndimage.binary_dilation(tumor, ndimage.generate_binary_structure(3, 1))
+    weight *= weigh_inside(window, shape, recipe.border)
     if torch.rand(1, generator=random) < 0.5:
-        image, tumor = image.flip(0), tumor.flip(0)
-    weight = 1 + (recipe.tumor_weight - 1) * tumor.float()
-    return image[None, None], weight[None, None]
+        image, weight = image[::-1], weight[::-1]
+    return torch.from_numpy(image.copy()), torch.from_numpy(weight.copy())

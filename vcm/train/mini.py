@@ -19,7 +19,7 @@ from vcm.config import (
     ScheduleConfig,
 )
 
-LATENT_CHANNELS = 8
+LATENT_CHANNELS = 16
 LATENT_GRID = (20, 28, 20)
 POSITION_CHANNELS = 16
 FEATURE_CHANNELS = 16
@@ -30,6 +30,8 @@ MODALITIES = {"tumor": 3, "anatomy": 4, "partial": 2, "lowres": 1, "t2": 1, "fla
 AUTOENCODER: dict[str, Any] = {
     "spatial_dims": 3,
     "patch_size": 2,
+    "linear_code": True,
+    "norm": "channel",
     "in_channels": 1,
     "out_channels": 1,
     "latent_channels": LATENT_CHANNELS,

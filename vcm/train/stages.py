@@ -72,7 +72,6 @@ def train(
     steps: int | None = None,
     resume: bool = False,
     from_weights: bool = False,
-    decoder_only: bool = False,
     device: str = "cpu",
     conditions: Sequence[str] | None = None,
     data: str | Path | None = None,
@@ -91,7 +90,6 @@ def train(
         from_weights: begin a new run from the stage's weights in `out`, instead of random ones; with `resume`, only
             where there is no run to go on with. A VCM may begin from one that follows other conditions, and, where
             `out` holds no model yet, from that of `model`.
-        decoder_only: of the autoencoder, with `from_weights`: latents, and all that learned from them, stay valid.
         conditions: what a VCM is to follow, of tumor, anatomy, partial, lowres, t2 and flair; by default what the
             model's own follows, or tumor and anatomy where that is a published one.
         data: a folder of subjects to learn from instead of simulated ones, of a VCM, see `vcm.train.own_data`; by
@@ -103,7 +101,7 @@ def train(
         FileExistsError: the stage was begun in `out` before, and `resume` was not asked for.
     """
     stages: dict[str, Callable[..., Any]] = {
-        "autoencoder": partial(_autoencoder, decoder_only),
+        "autoencoder": _autoencoder,
         "diffusion": _diffusion,
         "vcm": _adapter,
         "segmenter": _segmenter,
@@ -115,8 +113,6 @@ def train(
             raise ValueError(f"{name} is {value}; it must be at least 1.")
     if conditions and stage != "vcm":
         raise ValueError("Only a VCM is trained to follow conditions.")
-    if decoder_only and not (stage == "autoencoder" and from_weights):
-        raise ValueError("Only an autoencoder that starts from weights can be trained in its decoder alone.")
     if data is not None and stage != "vcm":
         raise ValueError("Only a VCM is trained on data of your own; the other parts learn from simulated subjects.")
     if data is not None and samples is not None:
@@ -147,7 +143,7 @@ def train(
         device=device,
         initial=initial,
     )
-    only: dict[str, Any] = {"decoder_only": True} if decoder_only else {}
+    only: dict[str, Any] = {}
     if own is not None:
         only["own_data"] = True
     if team.count > 1:
@@ -163,10 +159,10 @@ def train(
 
 
 def _autoencoder(
-    decoder_only: bool, folder: Path, model: str | Path, samples: int | None, steps: int | None, **run: Any
+    folder: Path, model: str | Path, samples: int | None, steps: int | None, **run: Any
 ) -> AutoencoderRecipe:
     recipe = _adjust(AutoencoderRecipe(), samples, steps)
-    autoencoder = train_autoencoder(recipe=recipe, decoder_only=decoder_only, **run)
+    autoencoder = train_autoencoder(recipe=recipe, **run)
     if find_team(run["device"]).is_first:
         write_bytes(folder / CONFIG_FILE, build_mini_config().to_json().encode())
         save_weights(folder / AUTOENCODER_FILE, autoencoder.state_dict())

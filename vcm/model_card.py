@@ -370,7 +370,6 @@ def _tell_training(config: ModelConfig, training: Training) -> str:
     commands = "\n".join(
         f"vcm train {stage}{'' if run.get('own_data') else ' --samples ' + str(run['subjects'])} --steps {run['steps']}"
         f"{' --from-weights' if run['from_weights'] else ''}"
-        f"{' --decoder-only' if run.get('decoder_only') else ''}"
         f"{' --data my_data' if run.get('own_data') else ''} --out model"
         f"{'  # but: ' + run['note'] if 'note' in run else ''}"
         for stage, runs in training.items()

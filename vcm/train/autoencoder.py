@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vcm import simulate
 from vcm.autoencoder import Autoencoder
 from vcm.dataset import Cohort, simulated_cohort
-from vcm.metrics import measure_band_energy
+from vcm.metrics import measure_band_energy, psnr
 from vcm.train.crops import Lesion, draw_place, draw_window, find_lesions, weigh_inside
 from vcm.train.loop import LoopConfig, run_loop
 from vcm.train.mini import AUTOENCODER
@@ -105,14 +105,14 @@ def train_autoencoder(
         return loss + recipe.kl_weight * divergence * image.numel() / mean.numel(), figures
 
     def validate(network: Autoencoder, step: int) -> dict[str, float]:
-        squared, energy = [], []
+        quality, energy = [], []
         for index in range(min(VALIDATED_SUBJECTS, len(held_out))):
             image = held_out.images["t1"][index].astype(np.float32)
             tensor = torch.from_numpy(image)[None, None].to(device).contiguous(memory_format=torch.channels_last_3d)
             restored = network.decode(network.encode(tensor)[0])[0, 0].float().clamp(0, 1).cpu().numpy()
-            squared.append(np.mean((restored - image) ** 2))
+            quality.append(psnr(restored, image))
             energy.append(measure_band_energy(restored) / measure_band_energy(image))
-        return {"psnr_db": float(-10 * np.log10(squared).mean()), "upper_band": float(np.mean(energy))}
+        return {"psnr_db": float(np.mean(quality)), "upper_band": float(np.mean(energy))}
 
     return run_loop(network, loss_function, recipe.loop, out, resume=resume, device=device, validate=validate)
 

@@ -1,4 +1,4 @@
-"""Crops of heads around lesions of every size, those of each size as often as the others."""
+"""Crops of heads around lesions, each lesion as often as any other, whatever its size."""
 
 from __future__ import annotations
 
@@ -40,8 +40,9 @@ def find_lesions(cohort: Cohort) -> list[Lesion]:
 def draw_window(
     middle: Sequence[int], edge: int, shape: Sequence[int], random: torch.Generator, *, jitter: int, step: int
 ) -> tuple[slice, slice, slice]:
-    """Return a cube with an edge of `edge` voxels or cells around a place, inside a volume of `shape`; as
-    long as that where it is shorter.
+    """Return a cube of `edge` voxels or cells an axis around a place, inside a volume of `shape`.
+
+    Where the volume is shorter than `edge`, the window is as long as the volume.
 
     Args:
         jitter: how far at most the middle of the cube is from the place, before the cube is moved inside.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
@@ -16,42 +18,43 @@ from vcm import simulate
 from vcm.adherence import dice
 from vcm.dataset import Cohort, simulated_cohort
 from vcm.segmenter import NUM_ANATOMY_CLASSES, NUM_TUMOR_CLASSES, Segmenter, SegmenterConfig
+from vcm.train.autoencoder import CONTRASTS, HELD_OUT_SUBJECTS
+from vcm.train.crops import Lesion, draw_place, draw_window, find_lesions
 from vcm.train.degrade import draw_uniform
-from vcm.train.halves import draw_half, tumor_sampling_weights
 from vcm.train.loop import LoopConfig, run_loop
 
-TUMOR_WEIGHT = 12.0
-"""Of a tumor's voxels in the tumor's loss, beside 1 elsewhere."""
-
-LARGEST_MOTTLE = 0.15
-"""Standard deviation, as a share of the intensity, of the patches of a few voxels that generated brains have."""
+TUMOR_WEIGHTS = (1.0, 4.0, 4.0, 4.0)
+"""Of the tumor's classes in its cross-entropy, background first."""
 
 SMOOTHING = 2.0
 """Voxels added to both sides of the soft Dice: with many, a small lesion that is missed costs nothing."""
 
+VALIDATED_SUBJECTS = 12
+
 FIRST_SEED = 50_000
-"""Its subjects are nobody else's."""
+"""No other network is trained on its subjects."""
 
 SEGMENTER_CONFIG = SegmenterConfig()
-SEGMENTER_LOOP = LoopConfig(steps=17000, learning_rate=1.5e-3, save_every=400, validate_every=1000, ema_decay=0.998)
+SEGMENTER_LOOP = LoopConfig(steps=17000, learning_rate=1.5e-3, save_every=200, validate_every=1000, ema_decay=0.998)
 
 
 @dataclass(frozen=True)
 class SegmenterRecipe:
     """What the segmenter learns from, and for how long.
 
-    GroupNorm's statistics depend on the content of its input, and a left or right half of a head has those of the
-    whole; but on halves alone, one voxel in a hundred of which is tumor, core and edema are not found for thousands of
-    steps. So most of the early steps look at the surroundings of a lesion, and the last `halves_share` of them all at
-    halves.
+    GroupNorm's statistics depend on the content of its input, and those of a left or right half of a head are those of
+    the whole; but on halves alone, one voxel in a hundred of which is tumor, core and edema are not learned for
+    thousands of steps. So most of the early steps read a crop around a lesion, and the last `halves_share` of all
+    steps read halves. Lesions of every size are drawn as often as each other.
     """
 
-    subjects: int = 320
+    subjects: int = 600
     loop: LoopConfig = SEGMENTER_LOOP
     config: SegmenterConfig = SEGMENTER_CONFIG
-    crop_share: float = 0.75  # of the early steps
+    lesion_share: float = 0.8  # of the steps; the others read any half
+    crop_share: float = 0.75  # of the early steps that read a lesion
     halves_share: float = 0.45
-    crop: tuple[int, int, int] = (40, 56, 40)  # voxels
+    crop: int = 48  # voxels
 
 
 def train_segmenter(
@@ -75,8 +78,8 @@ def train_segmenter(
     recipe = recipe or SegmenterRecipe()
     cohort = simulated_cohort(cache or out, range(FIRST_SEED, FIRST_SEED + recipe.subjects))
     first = simulate.VALIDATION_SEEDS.start
-    held_out = simulated_cohort(cache or out, range(first, first + 8))
-    sampling_weights = tumor_sampling_weights(cohort)
+    held_out = simulated_cohort(cache or out, range(first, first + HELD_OUT_SUBJECTS), CONTRASTS)
+    lesions = find_lesions(cohort)
     torch.manual_seed(recipe.loop.seed)
     segmenter = Segmenter(recipe.config)
     if initial is not None:
@@ -84,19 +87,15 @@ def train_segmenter(
 
     def loss_function(network: Segmenter, step: int, random: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         early = step < recipe.loop.steps * (1 - recipe.halves_share)
-        image, tumor, anatomy = (x.to(device) for x in _draw(cohort, sampling_weights, recipe, random, early))
+        image, tumor, anatomy = (x.to(device) for x in _draw(cohort, lesions, recipe, random, early))
         tumor_logits, anatomy_logits = network(image.contiguous(memory_format=torch.channels_last_3d))
-        # Anatomy under a tumor is unknown: those voxels do not count.
-        known = (tumor == 0).float()
-        # A tumor is one voxel in a hundred: counted alike, the network finds none for thousands of steps.
-        counts = known + TUMOR_WEIGHT * (1 - known)
-        tumor_loss = _dice_and_cross_entropy(tumor_logits.float(), tumor, NUM_TUMOR_CLASSES, counts)
-        anatomy_loss = _dice_and_cross_entropy(anatomy_logits.float(), anatomy, NUM_ANATOMY_CLASSES, known)
+        tumor_loss = _measure_tumor_loss(tumor_logits.float(), tumor)
+        anatomy_loss = _measure_anatomy_loss(anatomy_logits.float(), anatomy, known=tumor == 0)
         return tumor_loss + anatomy_loss, {"tumor": tumor_loss.item(), "anatomy": anatomy_loss.item()}
 
     def validate(network: Segmenter, step: int) -> dict[str, float]:
         scores: dict[str, list[float]] = {"tumor_dice": [], "ventricle_dice": []}
-        for index in range(len(held_out)):
+        for index in range(min(VALIDATED_SUBJECTS, len(held_out))):
             found, anatomy = network.segment(held_out.images["t1"][index])
             truth = held_out.tumor[index] > 0
             if truth.any():
@@ -109,58 +108,84 @@ def train_segmenter(
 
 
 def _draw(
-    cohort: Cohort, sampling_weights: Tensor, recipe: SegmenterRecipe, random: torch.Generator, early: bool
+    cohort: Cohort, lesions: Sequence[Lesion], recipe: SegmenterRecipe, random: torch.Generator, early: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return a part of a head, distorted, (1, 1, x, y, z), and its labels (1, x, y, z)."""
-    subject, side = draw_half(cohort, sampling_weights, random)
-    window: tuple[slice, ...] = (side,)
-    is_crop = bool(torch.rand(1, generator=random) < recipe.crop_share)
-    if early and is_crop and cohort.tumor[subject][side].any():
-        window = _surroundings(np.asarray(cohort.tumor[subject]), side, recipe.crop, random)
-    image = torch.from_numpy(cohort.images["t1"][subject][window].astype(np.float32))
-    tumor = torch.from_numpy(cohort.tumor[subject][window].astype(np.int64))
-    anatomy = torch.from_numpy(cohort.anatomy[subject][window].astype(np.int64))
-    if torch.rand(1, generator=random) < 0.5:
-        image, tumor, anatomy = (x.flip(0) for x in (image, tumor, anatomy))
-    return _distort(image, random)[None, None], tumor[None], anatomy[None]
-
-
-def _surroundings(
-    tumor: np.ndarray, side: slice, crop: tuple[int, int, int], random: torch.Generator
-) -> tuple[slice, ...]:
-    """Return a window of the size of `crop`, no larger than the volume, around a tumor voxel of one side."""
-    voxels = np.argwhere(tumor[side] > 0)
-    voxel = voxels[int(torch.randint(len(voxels), (1,), generator=random))] + [side.start or 0, 0, 0]
-    sizes = [min(size, extent) for size, extent in zip(crop, tumor.shape, strict=True)]
-    starts = [
-        int(np.clip(at - size // 2, 0, extent - size))
-        for at, size, extent in zip(voxel, sizes, tumor.shape, strict=True)
-    ]
-    return tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
-
-
-def _distort(image: Tensor, random: torch.Generator) -> Tensor:
-    """Blur, sharpen, mottle, shift the gray scale, add noise: a judge of generated brains must not mind texture."""
     uniform = partial(draw_uniform, random)
-    blur = simulate.gaussian_blur(image, uniform(0.4, 1.3))
-    image = image + uniform(-1.0, 0.4) * (image - blur)
-    mottle = simulate.gaussian_blur(torch.randn(image.shape, generator=random), uniform(0.8, 2.5))  # voxels
-    image = image * (1 + uniform(0.0, LARGEST_MOTTLE) * mottle / mottle.std())
-    image = uniform(0.92, 1.08) * image + uniform(-0.03, 0.03)
-    image = image.clamp(0, 1) ** uniform(0.85, 1.15)
-    noise = torch.randn(image.shape, generator=random)
-    return (image + uniform(0.0, 0.03) * noise).clamp(0, 1)
+    shape = cohort.tumor.shape[1:]
+    has_lesion = bool(lesions) and uniform(0.0, 1.0) < recipe.lesion_share
+    if has_lesion:
+        lesion = lesions[int(torch.randint(len(lesions), (1,), generator=random))]
+        subject, place = lesion.subject, lesion.middle
+    else:
+        subject, place = int(torch.randint(len(cohort), (1,), generator=random)), draw_place(shape, random)
+    if early and has_lesion and uniform(0.0, 1.0) < recipe.crop_share:
+        window: tuple[slice, ...] = draw_window(place, recipe.crop, shape, random, jitter=8, step=1)
+    else:
+        middle = shape[0] // 2
+        window = (slice(None, middle) if place[0] < middle else slice(middle, None),)
+    image = cohort.images["t1"][subject][window].astype(np.float32)
+    tumor, anatomy = (np.asarray(labels[subject][window]) for labels in (cohort.tumor, cohort.anatomy))
+    if uniform(0.0, 1.0) < 0.5:
+        image, tumor, anatomy = image[::-1], tumor[::-1], anatomy[::-1]
+    image = _distort(_fade_lesion(image, tumor, random), random)
+    labels = (torch.from_numpy(each.astype(np.int64))[None] for each in (tumor, anatomy))
+    return torch.from_numpy(image)[None, None], *labels
 
 
-def _dice_and_cross_entropy(logits: Tensor, labels: Tensor, classes: int, counts: Tensor) -> Tensor:
-    """Mean soft Dice loss over all classes but the background, plus cross-entropy; both skip voxels that count 0."""
-    entropy = (functional.cross_entropy(logits, labels, reduction="none") * counts).sum() / counts.sum()
-    looked_at = (counts > 0).float()  # the overlap needs no weights: it is relative to the class already
-    shares = logits.softmax(1) * looked_at[:, None]
-    overlap, total = [], []
-    for index in range(1, classes):
-        truth = (labels == index).float() * looked_at
-        overlap.append(2 * (shares[:, index] * truth).sum() + SMOOTHING)
-        total.append(shares[:, index].sum() + truth.sum() + SMOOTHING)
-    dice = torch.stack([o / t for o, t in zip(overlap, total, strict=True)]).mean()
-    return entropy + 1 - dice
+def _fade_lesion(image: NDArray[np.float32], tumor: NDArray[np.uint8], random: torch.Generator) -> NDArray[np.float32]:
+    """Return an image (x, y, z) whose lesion is, half of the time, up to a quarter darker or brighter."""
+    if not tumor.any() or draw_uniform(random, 0.0, 1.0) < 0.5:
+        return image
+    inside = ndimage.gaussian_filter((tumor > 0).astype(np.float32), 0.7)
+    return image * (1 + np.float32(draw_uniform(random, -0.25, 0.25)) * inside)
+
+
+def _distort(image: NDArray[np.float32], random: torch.Generator) -> NDArray[np.float32]:
+    """Blur, mottle, shift the gray scale, add noise, each now and then: generated brains have other textures."""
+    uniform = partial(draw_uniform, random)
+    if uniform(0.0, 1.0) < 0.5:
+        image = ndimage.gaussian_filter(image, uniform(0.3, 0.9))  # voxels
+    if uniform(0.0, 1.0) < 0.3:
+        noise = torch.randn(image.shape, generator=random).numpy()
+        mottle = ndimage.gaussian_filter(noise, uniform(0.8, 2.5))
+        image = image * (1 + np.float32(uniform(0.0, 0.12)) * mottle / mottle.std())
+    if uniform(0.0, 1.0) < 0.3:
+        image = np.float32(uniform(0.92, 1.08)) * image + np.float32(uniform(-0.03, 0.03))
+    image = image.clip(0.0, 1.0)
+    if uniform(0.0, 1.0) < 0.3:
+        image = image ** np.float32(uniform(0.86, 1.16))
+    if uniform(0.0, 1.0) < 0.3:
+        image = image + uniform(0.0, 0.03) * torch.randn(image.shape, generator=random).numpy()
+    return np.ascontiguousarray(image.clip(0.0, 1.0), dtype=np.float32)
+
+
+def _measure_tumor_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Twice the weighted cross-entropy, plus the mean soft Dice loss of the labels that are there and of their union.
+
+    Args:
+        logits: (1, classes, x, y, z).
+        labels: (1, x, y, z).
+    """
+    entropy = functional.cross_entropy(logits, labels, weight=logits.new_tensor(TUMOR_WEIGHTS))
+    shares = logits.softmax(1)
+    truths = [labels == index for index in range(1, NUM_TUMOR_CLASSES)]
+    pairs = [(shares[:, index], truth) for index, truth in enumerate(truths, start=1)]
+    pairs.append((1 - shares[:, 0], labels > 0))
+    losses = [_soft_dice_loss(share, truth.float()) for share, truth in pairs if bool(truth.any())]
+    return 2 * entropy + (torch.stack(losses).mean() if losses else 0.0)
+
+
+def _measure_anatomy_loss(logits: Tensor, labels: Tensor, known: Tensor) -> Tensor:
+    """Mean soft Dice loss of all tissues, plus cross-entropy; `known` is where the tissue is known, (1, x, y, z)."""
+    entropy = (functional.cross_entropy(logits, labels, reduction="none") * known).sum() / known.sum()
+    shares = logits.softmax(1) * known[:, None]
+    losses = [
+        _soft_dice_loss(shares[:, index], ((labels == index) & known).float())
+        for index in range(1, NUM_ANATOMY_CLASSES)
+    ]
+    return entropy + torch.stack(losses).mean()
+
+
+def _soft_dice_loss(share: Tensor, truth: Tensor) -> Tensor:
+    return 1 - (2 * (share * truth).sum() + SMOOTHING) / (share.sum() + truth.sum() + SMOOTHING)

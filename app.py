@@ -11,10 +11,10 @@ os.environ.setdefault("GRADIO_SSR_MODE", "False")
 
 import spaces  # noqa: F401 (on a Space it must come before torch)
 
-from vcm.checkpoint import CheckpointError
 from vcm.pipeline import Pipeline
-from vcm.pretrained import EMBEDDED, PUBLISHED
 from vcm.ui.app import build_app, launch_options
+from vcm.weights.checkpoint import CheckpointError
+from vcm.weights.pretrained import EMBEDDED, PUBLISHED
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -58,7 +58,7 @@ def broken(network: nn.Module, fault: Callable[[], None], call: int = 3) -> Iter
 
 def made_up_subjects(cache: Path, seeds: range, contrasts=("t1",), with_tumor=True, workers=None):
     """In place of a simulated cohort: subjects of noise with a cube for a tumor."""
-    from vcm.dataset import Cohort
+    from vcm.data.cohort import Cohort
 
     random = np.random.default_rng(seeds.start)
     count = len(seeds)
@@ -77,7 +77,7 @@ def made_up_subjects(cache: Path, seeds: range, contrasts=("t1",), with_tumor=Tr
 
 def make_training_small() -> None:
     """Put a tiny recipe and the made-up subjects where the training of a segmenter looks for its own."""
-    from vcm.segmenter import SegmenterConfig
+    from vcm.model.segmenter import SegmenterConfig
     from vcm.train import loop, segmenter, stages
 
     recipe = stages.SegmenterRecipe(
@@ -110,7 +110,8 @@ def die_at_call(owner: object, name: str, call: int) -> None:
 
 
 if __name__ == "__main__":
-    from vcm import cli, sampler
+    from vcm.cli import main as cli
+    from vcm.sampler import sampling as sampler
 
     name, *arguments = sys.argv[1:]
     if name == "training":

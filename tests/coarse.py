@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vcm import simulate
-from vcm.config import Grid
-from vcm.dataset import Cohort
+from vcm.data import simulate
+from vcm.data.cohort import Cohort
+from vcm.model.config import Grid
 
 # Large enough that no level of a network is 2 cells wide: there oneDNN's bfloat16 convolutions read memory that nobody
 # wrote, and their gradients differ from run to run.

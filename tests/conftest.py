@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from tiny import ALL_CHANNELS, GOLDEN, build_tiny_config, build_tiny_model
 from torch import Tensor, nn
 
-from vcm.checkpoint import LoadedModel, load_reference, save_model
-from vcm.config import ModelConfig
+from vcm.model.config import ModelConfig
 from vcm.pipeline import Pipeline
+from vcm.weights.checkpoint import LoadedModel, load_reference, save_model
 
 if TYPE_CHECKING:
     import gradio as gr

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from vcm.checkpoint import file_hash, write_sums
-from vcm.segmenter import Segmenter, SegmenterConfig
+from vcm.model.segmenter import Segmenter, SegmenterConfig
 from vcm.train.record import begin_run, record_run
+from vcm.weights.checkpoint import file_hash, write_sums
 
 
 def estimate(value, interval=None, count=32):

@@ -48,7 +48,7 @@ class Guard:
 GUARDS = (
     Guard(
         "a file larger than any volume",
-        "vcm/payload.py",
+        "vcm/volume/payload.py",
         "if size > MAX_FILE_BYTES:",
         "if False:",
         "test_payload.py",
@@ -56,7 +56,7 @@ GUARDS = (
     ),
     Guard(
         "data behind the last voxel",
-        "vcm/payload.py",
+        "vcm/volume/payload.py",
         "if self.read_up_to(1):",
         "if False:",
         "test_payload.py",
@@ -64,7 +64,7 @@ GUARDS = (
     ),
     Guard(
         "inflating without end",
-        "vcm/payload.py",
+        "vcm/volume/payload.py",
         "member.decompress(pending, _CHUNK_BYTES)",
         "member.decompress(pending)",
         "test_payload.py",
@@ -72,7 +72,7 @@ GUARDS = (
     ),
     Guard(
         "a flood of gzip members",
-        "vcm/payload.py",
+        "vcm/volume/payload.py",
         " or members > _MAX_GZIP_MEMBERS",
         "",
         "test_payload.py",
@@ -80,7 +80,7 @@ GUARDS = (
     ),
     Guard(
         "more voxels than are read",
-        "vcm/volume.py",
+        "vcm/volume/volume.py",
         "if x * y * z > MAX_VOXELS:",
         "if False:",
         "test_volume.py",
@@ -88,7 +88,7 @@ GUARDS = (
     ),
     Guard(
         "voxels at an impossible place",
-        "vcm/volume.py",
+        "vcm/volume/volume.py",
         "if not start <= offset <= start + _MAX_EXTENSION_BYTES or offset != int(offset):",
         "if False:",
         "test_volume.py",
@@ -96,7 +96,7 @@ GUARDS = (
     ),
     Guard(
         "labels that are no labels",
-        "vcm/volume.py",
+        "vcm/volume/volume.py",
         "    if wrong.any():\n        found",
         "    if False:\n        found",
         "test_volume.py",
@@ -104,7 +104,7 @@ GUARDS = (
     ),
     Guard(
         "an affine that is not finite",
-        "vcm/affines.py",
+        "vcm/volume/affines.py",
         "bool((np.abs(affine) < _FARTHEST_MM).all())",
         "True",
         "test_affines.py",
@@ -112,7 +112,7 @@ GUARDS = (
     ),
     Guard(
         "a singular affine",
-        "vcm/affines.py",
+        "vcm/volume/affines.py",
         "if not spacing.all() or abs(np.linalg.det(_directions(affine))) < _FLATTEST:",
         "if False:",
         "test_affines.py",
@@ -120,7 +120,7 @@ GUARDS = (
     ),
     Guard(
         "weights with another sum",
-        "vcm/checkpoint.py",
+        "vcm/weights/checkpoint.py",
         "if hashes[name] != sums[name]:",
         "if False:",
         "test_checkpoint.py",
@@ -128,7 +128,7 @@ GUARDS = (
     ),
     Guard(
         "missing and unknown weights",
-        "vcm/checkpoint.py",
+        "vcm/weights/checkpoint.py",
         "        if names:\n",
         "        if False:\n",
         "test_checkpoint.py",
@@ -136,7 +136,7 @@ GUARDS = (
     ),
     Guard(
         "a pickle that executes",
-        "vcm/checkpoint.py",
+        "vcm/weights/checkpoint.py",
         "weights_only=True",
         "weights_only=False",
         "test_checkpoint.py",
@@ -144,7 +144,7 @@ GUARDS = (
     ),
     Guard(
         "weights that are not finite",
-        "vcm/checkpoint.py",
+        "vcm/weights/checkpoint.py",
         'not bool(torch.isfinite(tensor).all()):\n            raise CheckpointError(f"{path.name} holds',
         'False:\n            raise CheckpointError(f"{path.name} holds',
         "test_checkpoint.py",
@@ -152,7 +152,7 @@ GUARDS = (
     ),
     Guard(
         "a file of the hub with another sum",
-        "vcm/hub.py",
+        "vcm/weights/hub.py",
         "if expected is not None and found != expected:",
         "if False:",
         "test_hub.py",
@@ -184,7 +184,7 @@ GUARDS = (
     ),
     Guard(
         "doors that stay shut",
-        "vcm/ui/guard.py",
+        "vcm/ui/server/guard.py",
         'if is_refused(scope["path"]):',
         "if False:",
         "test_ui_api.py",
@@ -192,7 +192,7 @@ GUARDS = (
     ),
     Guard(
         "links in place of files",
-        "vcm/ui/guard.py",
+        "vcm/ui/server/guard.py",
         "processing_utils.async_ssrf_protected_download = _refuse_link",
         "pass",
         "test_faults_injected.py",
@@ -200,7 +200,7 @@ GUARDS = (
     ),
     Guard(
         "guessing of content types",
-        "vcm/ui/guard.py",
+        "vcm/ui/server/guard.py",
         '(b"x-content-type-options", b"nosniff"), ',
         "",
         "test_ui_api.py",
@@ -232,7 +232,7 @@ GUARDS = (
     ),
     Guard(
         "a session whose name is a path",
-        "vcm/ui/session_files.py",
+        "vcm/ui/server/session_files.py",
         "hashlib.sha256(session.encode()).hexdigest()[:32]",
         "session",
         "test_ui_session_files.py",
@@ -240,7 +240,7 @@ GUARDS = (
     ),
     Guard(
         "files that are never deleted",
-        "vcm/ui/session_files.py",
+        "vcm/ui/server/session_files.py",
         "for old in newest_first[KEPT_RUNS:]:",
         "for old in newest_first[:0]:",
         "test_ui_session_files.py",
@@ -248,7 +248,7 @@ GUARDS = (
     ),
     Guard(
         "a drawing that inflates without end",
-        "vcm/ui/volume_files.py",
+        "vcm/ui/canvas/volume_files.py",
         "inflater.decompress(packed, expected + 1)",
         "inflater.decompress(packed)",
         "test_slice_canvas.py",
@@ -256,7 +256,7 @@ GUARDS = (
     ),
     Guard(
         "a drawing on a grid of its own",
-        "vcm/ui/slice_canvas.py",
+        "vcm/ui/canvas/slice_canvas.py",
         "if tuple(value.shape) != grid:",
         "if False:",
         "test_slice_canvas.py",

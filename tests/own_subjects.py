@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vcm import simulate
-from vcm.register import build_transform
+from vcm.data import simulate
 from vcm.volume import Volume
+from vcm.volume.registration import build_transform
 
 ROLES = ("t1", "t2", "flair", "tumor", "anatomy")
 BRATS = {"t1": "t1c", "t2": "t2w", "flair": "t2f", "tumor": "seg"}

@@ -8,12 +8,12 @@ import torch
 from tiny import randomize
 from torch import Tensor, nn
 
-from vcm import legacy
-from vcm.adapter import VCM
-from vcm.backbone import Backbone
-from vcm.checkpoint import LoadedModel
-from vcm.config import ConditionEncoderConfig, Grid, ModelConfig
-from vcm.presets import BRAINLDM_AFFINE, brainldm_config
+from vcm.model.backbone import Backbone
+from vcm.model.config import ConditionEncoderConfig, Grid, ModelConfig
+from vcm.model.vcm import VCM
+from vcm.weights import legacy
+from vcm.weights.checkpoint import LoadedModel
+from vcm.weights.presets import BRAINLDM_AFFINE, brainldm_config
 
 SHAPE = (32, 64, 32)
 

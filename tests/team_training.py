@@ -11,11 +11,11 @@ from coarse import GRID, CoarseCohorts, make_coarse_subjects
 from tiny import build_tiny_config, build_tiny_model
 from torch import nn
 
-from vcm.checkpoint import save_model
 from vcm.train import stages
-from vcm.train.adapter import AdapterRecipe
 from vcm.train.loop import LoopConfig, run_loop
 from vcm.train.team import find_team
+from vcm.train.vcm import AdapterRecipe
+from vcm.weights.checkpoint import save_model
 
 LOOP = LoopConfig(steps=4, learning_rate=1e-2, warmup_steps=1, save_every=2, validate_every=2, log_every=2)
 
@@ -60,7 +60,7 @@ def train_vcm(out: Path) -> None:
         save_model(model, tiny.config, tiny.backbone, tiny.adapter)
     team.wait()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vcm.train.adapter.simulated_cohort", CoarseCohorts(make_coarse_subjects()))
+        patch.setattr("vcm.train.vcm.simulated_cohort", CoarseCohorts(make_coarse_subjects()))
         patch.setattr(stages, "build_mini_config", lambda: build_tiny_config(GRID))
         patch.setattr(stages, "AdapterRecipe", lambda: AdapterRecipe(subjects=2, loop=replace(LOOP, steps=2)))
         stages.train("vcm", out / "made", model=model)

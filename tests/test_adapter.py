@@ -7,10 +7,10 @@ import torch
 from tiny import build_tiny_model, randomize
 from torch import Tensor, nn
 
-from vcm.adapter import VCM, modulate
-from vcm.checkpoint import LoadedModel
-from vcm.condition_encoder import ConditionEncoder, draw_modality_keep
-from vcm.config import AdapterConfig, ConditionEncoderConfig, ModelConfig
+from vcm.model.condition_encoder import ConditionEncoder, draw_modality_keep
+from vcm.model.config import AdapterConfig, ConditionEncoderConfig, ModelConfig
+from vcm.model.vcm import VCM, modulate
+from vcm.weights.checkpoint import LoadedModel
 
 
 def some_step(batch_size: int = 2) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from vcm.adherence import Segmentation, dice, measure_adherence, score_anatomy, score_tumor
+from vcm.modalities.adherence import Segmentation, dice, measure_adherence, score_anatomy, score_tumor
 from vcm.volume import Volume
 
 SHAPE = (6, 6, 6)

@@ -3,8 +3,16 @@
 import numpy as np
 import pytest
 
-from vcm.affines import check_affine, distance_mm, format_sizes, is_oblique, is_sheared, same_place, spacing_mm
 from vcm.errors import VolumeError
+from vcm.volume.affines import (
+    check_affine,
+    distance_mm,
+    format_sizes,
+    is_oblique,
+    is_sheared,
+    same_place,
+    spacing_mm,
+)
 
 AFFINE = np.array([[-0.9, 0, 0, 80], [0, 0, 3, -40], [0, 1.1, 0, -60], [0, 0, 0, 1]])
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from monai.networks.nets import AutoencoderKL
 
-from vcm.autoencoder import Autoencoder, fold, unfold
-from vcm.channel_norm import ChannelNorm
+from vcm.model.autoencoder import Autoencoder, fold, unfold
+from vcm.model.channel_norm import ChannelNorm
 
 SIZES = {
     "spatial_dims": 3,

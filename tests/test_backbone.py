@@ -7,9 +7,9 @@ import pytest
 import torch
 from tiny import build_tiny_model, randomize
 
-from vcm.backbone import Backbone, build_betas, build_coordinates
-from vcm.checkpoint import LoadedModel
-from vcm.config import ConfigError, ModelConfig, ScheduleConfig
+from vcm.model.backbone import Backbone, build_betas, build_coordinates
+from vcm.model.config import ConfigError, ModelConfig, ScheduleConfig
+from vcm.weights.checkpoint import LoadedModel
 
 
 def some_inputs(batch_size: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

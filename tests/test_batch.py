@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vcm import batch
-from vcm.batch import BatchError, Failed, Kept, Made, generate_batch, write_case
-from vcm.cases import find_cases, load_request
-from vcm.cli import main
+from vcm.cli import batch, main
+from vcm.cli.batch import BatchError, Failed, Kept, Made, generate_batch, write_case
+from vcm.cli.cases import find_cases, load_request
 from vcm.outputs import CONTROLLED_FILE, RECIPE_FILE, OutputError
 from vcm.pipeline import Pipeline
 from vcm.volume import Volume, VolumeError

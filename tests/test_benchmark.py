@@ -7,15 +7,15 @@ import pytest
 import torch
 from tiny import build_tiny_model
 
-from vcm import benchmark_quality
-from vcm.adapter import VCM
-from vcm.backbone import Backbone
-from vcm.benchmark import benchmark, count_calls, list_loops
-from vcm.benchmark_loops import solid_conditions
-from vcm.benchmark_plan import BenchmarkPlan
-from vcm.checkpoint import LoadedModel
+from vcm.model.backbone import Backbone
+from vcm.model.vcm import VCM
 from vcm.pipeline import Pipeline
-from vcm.presets import brainldm_config
+from vcm.research.benchmark import quality as benchmark_quality
+from vcm.research.benchmark.benchmark import benchmark, count_calls, list_loops
+from vcm.research.benchmark.loops import solid_conditions
+from vcm.research.benchmark.plan import BenchmarkPlan
+from vcm.weights.checkpoint import LoadedModel
+from vcm.weights.presets import brainldm_config
 
 PLAN = BenchmarkPlan(
     steps=2,

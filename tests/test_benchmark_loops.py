@@ -8,10 +8,12 @@ import pytest
 import torch
 from tiny import ALL_CHANNELS, build_tiny_model, drafting, randomize
 
-import vcm.benchmark_loops as loops
-from vcm.adapter import VCM
-from vcm.benchmark_clock import Seconds
-from vcm.benchmark_loops import (
+import vcm.research.benchmark.loops as loops
+from vcm.model.vcm import VCM
+from vcm.pipeline import Pipeline
+from vcm.request import Preview
+from vcm.research.benchmark.clock import Seconds
+from vcm.research.benchmark.loops import (
     EncodeEveryStep,
     Loop,
     WithoutPreviews,
@@ -20,8 +22,6 @@ from vcm.benchmark_loops import (
     solid_request,
     time_loop,
 )
-from vcm.pipeline import Pipeline
-from vcm.request import Preview
 from vcm.sampler import initial_noise, trajectory
 
 

@@ -7,8 +7,8 @@ import pytest
 from measured import build_results, estimate
 from PIL import Image
 
-from vcm.benchmark_plot import draw_benchmark
-from vcm.conditions import MODALITIES
+from vcm.modalities.conditions import MODALITIES
+from vcm.research.benchmark.plot import draw_benchmark
 
 
 def read_picture(path: Path) -> np.ndarray:

@@ -7,12 +7,12 @@ import pytest
 import torch
 from tiny import build_tiny_model
 
-import vcm.benchmark_quality as quality
-from vcm import simulate
-from vcm.benchmark_loops import Loop, solid_request
-from vcm.benchmark_quality import Case, list_cases, measure_quality, rmse, sample_latent, score
-from vcm.config import Grid
+import vcm.research.benchmark.quality as quality
+from vcm.data import simulate
+from vcm.model.config import Grid
 from vcm.pipeline import Pipeline
+from vcm.research.benchmark.loops import Loop, solid_request
+from vcm.research.benchmark.quality import Case, list_cases, measure_quality, rmse, sample_latent, score
 
 
 @pytest.fixture(scope="module")

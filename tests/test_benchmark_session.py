@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from vcm.benchmark_clock import peak_memory_mib
-from vcm.benchmark_session import STAGES, measure_session
+from vcm.research.benchmark.clock import peak_memory_mib
+from vcm.research.benchmark.session import STAGES, measure_session
 
 
 @pytest.mark.slow
@@ -21,6 +21,7 @@ def test_a_session_is_measured_in_processes_of_its_own(tiny_folder):
 
 
 def test_the_module_itself_imports_nothing_heavy_so_that_imports_are_measured():
-    code = "import sys, vcm.benchmark_session; print([n for n in ('torch', 'numpy', 'monai') if n in sys.modules])"
+    heavy = "('torch', 'numpy', 'monai')"
+    code = f"import sys, vcm.research.benchmark.session; print([n for n in {heavy} if n in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"

@@ -3,7 +3,7 @@
 import pytest
 from measured import build_results, estimate, seconds
 
-from vcm.benchmark_table import collect_figures, collect_ratios, list_lines, summarize_benchmark
+from vcm.research.benchmark.table import collect_figures, collect_ratios, list_lines, summarize_benchmark
 
 
 @pytest.fixture

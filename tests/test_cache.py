@@ -1,6 +1,6 @@
 """The bounded cache keeps what was used last and never more than its bytes."""
 
-from vcm.cache import BoundedCache
+from vcm.runtime.cache import BoundedCache
 
 
 def test_the_least_recently_used_goes_first():

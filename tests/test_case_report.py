@@ -8,14 +8,14 @@ import pytest
 from own_subjects import MOVED
 from test_explore import Judge
 
-from vcm import simulate
-from vcm.calibration import Calibration, Lesion
-from vcm.case_report import follow_case, measure_case, place_with_scan, write_case
-from vcm.checkpoint import LoadedModel
 from vcm.cli import main
+from vcm.data import simulate
 from vcm.errors import VolumeError
 from vcm.pipeline import Pipeline
+from vcm.research.evaluate.calibration import Calibration, Lesion
+from vcm.research.report.case_report import follow_case, measure_case, place_with_scan, write_case
 from vcm.volume import Volume
+from vcm.weights.checkpoint import LoadedModel
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vcm.cases import Case, CaseError, find_cases
+from vcm.cli.cases import Case, CaseError, find_cases
 
 
 @pytest.fixture

@@ -17,10 +17,14 @@ from safetensors.torch import load_file, save_file
 from tiny import GOLDEN, build_tiny_model, randomize
 from torch import Tensor, nn
 
-from vcm import legacy
-from vcm.adapter import VCM
-from vcm.backbone import Backbone
-from vcm.checkpoint import (
+from vcm.model.backbone import Backbone
+from vcm.model.condition_encoder import ConditionEncoder
+from vcm.model.config import ModelConfig
+from vcm.model.vcm import VCM
+from vcm.pipeline import Pipeline
+from vcm.sampler import initial_noise, trajectory
+from vcm.weights import legacy
+from vcm.weights.checkpoint import (
     CheckpointError,
     LoadedModel,
     load_backbone,
@@ -32,10 +36,6 @@ from vcm.checkpoint import (
     verify_files,
     write_sums,
 )
-from vcm.condition_encoder import ConditionEncoder
-from vcm.config import ModelConfig
-from vcm.pipeline import Pipeline
-from vcm.sampler import initial_noise, trajectory
 
 WEIGHT_FILES = ["autoencoder.safetensors", "diffusion.safetensors", "vcm.safetensors"]
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vcm.checkpoint import file_hash
 from vcm.cli import main
 from vcm.outputs import CONTROLLED_FILE
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
 from vcm.volume import Volume
+from vcm.weights.checkpoint import file_hash
 
 
 @pytest.fixture
@@ -44,9 +44,7 @@ def mask(tiny_config, tmp_path):
 
 
 def test_help_answers_without_importing_what_is_heavy():
-    code = (
-        "import sys, vcm.cli; print([name for name in ('torch', 'numpy', 'nibabel', 'gradio') if name in sys.modules])"
-    )
+    code = "import sys, vcm.cli.main; print([n for n in ('torch', 'numpy', 'nibabel', 'gradio') if n in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
 
@@ -384,7 +382,7 @@ def test_a_training_that_diverges_ends_in_one_sentence(run, tmp_path, monkeypatc
 
 
 def test_a_run_that_takes_long_is_asked_about_first(run, mask, tiny_folder, tiny_config, tmp_path, monkeypatch):
-    monkeypatch.setattr("vcm.cost.brainldm_config", lambda: tiny_config)
+    monkeypatch.setattr("vcm.weights.cost.brainldm_config", lambda: tiny_config)
     arguments = ("generate", "--condition", f"tumor={mask}", "--model", tiny_folder, "--steps", 2, "--device", "cpu")
     monkeypatch.setattr("sys.stdin", io.StringIO())
     code, _, err = run(*arguments, "--out", tmp_path / "a")
@@ -422,7 +420,7 @@ def test_a_condition_that_the_model_does_not_take_is_refused_before_any_question
 
 def test_a_recipe_that_takes_long_is_asked_about_too(run, mask, tiny_folder, tiny_config, tmp_path, monkeypatch):
     run("generate", "--condition", f"tumor={mask}", "--model", tiny_folder, "--steps", 2, "--out", tmp_path / "a")
-    monkeypatch.setattr("vcm.cost.brainldm_config", lambda: tiny_config)
+    monkeypatch.setattr("vcm.weights.cost.brainldm_config", lambda: tiny_config)
     monkeypatch.setattr("sys.stdin", io.StringIO())
     repeat = ("generate", "--recipe", tmp_path / "a" / "recipe.json", "--model", tiny_folder, "--out", tmp_path / "b")
     assert "Give --yes" in run(*repeat)[2]

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from vcm.conditions import MODALITIES, clear_anatomy_in_tumor, load_condition, prepare_condition
-from vcm.config import Grid
-from vcm.presets import brainldm_config
+from vcm.modalities.conditions import MODALITIES, clear_anatomy_in_tumor, load_condition, prepare_condition
+from vcm.model.config import Grid
 from vcm.volume import Volume, VolumeError
+from vcm.weights.presets import brainldm_config
 
 AFFINE = np.array([[2.0, 0, 0, -19], [0, 2, 0, -23], [0, 0, 2, -15], [0, 0, 0, 1]])
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vcm.config import AdapterConfig, ConfigError, CovariateConfig, Grid, ModelConfig, ScheduleConfig
-from vcm.presets import brainldm_config
+from vcm.model.config import AdapterConfig, ConfigError, CovariateConfig, Grid, ModelConfig, ScheduleConfig
+from vcm.weights.presets import brainldm_config
 
 
 def changed(config: ModelConfig, path: str, value: Any) -> dict[str, Any]:

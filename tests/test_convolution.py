@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from vcm.convolution import Conv3d, conv3d, use_fast_convolutions
-from vcm.flops import count_flops
 from vcm.pipeline import Pipeline
+from vcm.runtime.convolution import Conv3d, conv3d, use_fast_convolutions
+from vcm.runtime.flops import count_flops
 
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and torch.cpu.get_capabilities().get("avx2", False)
 needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="oneDNN has no convolutions of its own for this processor")

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from vcm.checkpoint import CheckpointError
-from vcm.config import ModelConfig
-from vcm.cost import guess_timings, peek_config, say_cost
-from vcm.presets import brainldm_config
+from vcm.model.config import ModelConfig
+from vcm.weights.checkpoint import CheckpointError
+from vcm.weights.cost import guess_timings, peek_config, say_cost
+from vcm.weights.presets import brainldm_config
 
 
 def test_a_run_of_the_published_backbone_on_a_cpu_is_told_in_minutes() -> None:

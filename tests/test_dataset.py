@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vcm import dataset, simulate
-from vcm.dataset import Cohort, read_json, simulated_cohort, write_json
+from vcm.data import cohort as dataset
+from vcm.data import simulate
+from vcm.data.cohort import Cohort, read_json, simulated_cohort, write_json
 
 SEEDS = range(3)
 ARRAYS = ("tumor", "anatomy", "anatomy_before", "context", "volumes_ml")

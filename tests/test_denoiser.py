@@ -4,7 +4,7 @@ import torch
 from monai.networks.nets import DiffusionModelUNet
 from tiny import randomize
 
-from vcm.denoiser import Denoiser
+from vcm.model.denoiser import Denoiser
 
 SIZES = {
     "spatial_dims": 3,

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from vcm.doctor import STEP_FILE, check_step, examine, record_step
+from vcm.cli.doctor import STEP_FILE, check_step, examine, record_step
 from vcm.pipeline import Pipeline
 
 

@@ -16,15 +16,15 @@ from tiny import (
     randomize,
 )
 
-from vcm.adapter import VCM, modulate
-from vcm.backbone import Backbone
-from vcm.checkpoint import LoadedModel
-from vcm.config import AdapterConfig, ConfigError
-from vcm.draft import LOG_VARIANCE_RANGE, DraftMaps
+from vcm.model.backbone import Backbone
+from vcm.model.config import AdapterConfig, ConfigError
+from vcm.model.draft import LOG_VARIANCE_RANGE, DraftMaps
+from vcm.model.vcm import VCM, modulate
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
 from vcm.train.objective import Noised, measure_draft
 from vcm.volume import Volume
+from vcm.weights.checkpoint import LoadedModel
 
 
 @pytest.fixture

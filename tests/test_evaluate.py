@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from tiny import build_tiny_model, randomize
 
-from vcm import simulate
-from vcm.checkpoint import LoadedModel, save_model, write_sums
-from vcm.config import Grid
-from vcm.evaluate import (
+from vcm.data import simulate
+from vcm.model.config import Grid
+from vcm.model.segmenter import Segmenter, SegmenterConfig
+from vcm.pipeline import Pipeline
+from vcm.research.evaluate.evaluate import (
     RESULTS_FILE,
     SIZE_EDGES_MM,
     EvaluationPlan,
@@ -19,9 +20,8 @@ from vcm.evaluate import (
     evaluate,
     summarize_adherence,
 )
-from vcm.model_card import write_model_card
-from vcm.pipeline import Pipeline
-from vcm.segmenter import Segmenter, SegmenterConfig
+from vcm.research.report.model_card import write_model_card
+from vcm.weights.checkpoint import LoadedModel, save_model, write_sums
 
 PLAN = EvaluationPlan(
     subjects=2, uncontrolled=4, num_inference_steps=2, modality_subjects=1, regressor_subjects=2, regressor_steps=2
@@ -157,8 +157,8 @@ def test_an_interrupted_evaluation_measures_only_what_is_missing(measured, pipel
     _, results = measured
     kept = {"autoencoder": {"mark": 1}, "adherence": {"mark": 2}}
     (tmp_path / RESULTS_FILE).write_text(json.dumps({**results, "sections": kept}))
-    monkeypatch.setattr("vcm.evaluate._measure_uncontrolled", lambda *_: {"mark": 3})
-    monkeypatch.setattr("vcm.evaluate._measure_modalities", lambda *_: {"mark": 4})
+    monkeypatch.setattr("vcm.research.evaluate.evaluate._measure_uncontrolled", lambda *_: {"mark": 3})
+    monkeypatch.setattr("vcm.research.evaluate.evaluate._measure_modalities", lambda *_: {"mark": 4})
     resumed = evaluate(pipeline, tmp_path, PLAN, resume=True)
     assert resumed["sections"] == {**kept, "priors": {"mark": 3}, "modalities": {"mark": 4}}
     assert json.loads((tmp_path / RESULTS_FILE).read_text()) == resumed

@@ -8,20 +8,20 @@ from scipy import ndimage
 from skimage.metrics import structural_similarity
 from tiny import ALL_CHANNELS, build_tiny_model, randomize
 
-from vcm import simulate
-from vcm.adherence import TUMOR_REGIONS
-from vcm.config import Grid
-from vcm.evaluate import EvaluationPlan, build_request
-from vcm.evaluate_modalities import (
+from vcm.data import simulate
+from vcm.modalities.adherence import TUMOR_REGIONS
+from vcm.model.config import Grid
+from vcm.model.segmenter import Segmenter, SegmenterConfig
+from vcm.pipeline import Pipeline
+from vcm.research.evaluate.evaluate import EvaluationPlan, build_request
+from vcm.research.evaluate.modalities import (
     interpolate_slices,
     list_combinations,
     measure_modalities,
     tabulate,
     thicken,
 )
-from vcm.metrics import psnr, ssim
-from vcm.pipeline import Pipeline
-from vcm.segmenter import Segmenter, SegmenterConfig
+from vcm.research.metrics import psnr, ssim
 from vcm.train.regressor import train_regressor
 
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vcm.checkpoint import LoadedModel
 from vcm.explore import (
     Advance,
     compare_pair,
@@ -21,6 +20,7 @@ from vcm.explore import (
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
 from vcm.volume import Volume
+from vcm.weights.checkpoint import LoadedModel
 
 ALL = (compare_pair, sweep_guidance, map_window, repeat_seeds, move_covariates, trace_steps)
 

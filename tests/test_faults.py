@@ -16,12 +16,12 @@ import pytest
 from bad_files import ACCEPTED, CHANGED, REFUSED, SECRET, Given, tumor
 from visitor import Visitor, text_of
 
-from vcm.checkpoint import LoadedModel
 from vcm.cli import main
 from vcm.pipeline import Pipeline
 from vcm.recipe import parse_recipe, request_from_recipe
 from vcm.request import GenerationRequest
 from vcm.volume import Volume
+from vcm.weights.checkpoint import LoadedModel
 
 DOORS = ["python", "command line", "page", "http"]
 

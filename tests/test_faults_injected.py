@@ -33,16 +33,16 @@ from tiny import build_tiny_model
 from visitor import Visitor, text_of
 
 import app as app_file
-from vcm import cost, published
-from vcm.checkpoint import BRAIN_FILE, write_sums
 from vcm.cli import main
-from vcm.dataset import simulated_cohort, write_json
+from vcm.data.cohort import simulated_cohort, write_json
 from vcm.errors import is_out_of_memory
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
 from vcm.ui.app import build_app, launch_options
-from vcm.ui.failures import OUT_OF_MEMORY, UNEXPECTED
+from vcm.ui.server.failures import OUT_OF_MEMORY, UNEXPECTED
 from vcm.volume import Volume, VolumeError
+from vcm.weights import cost, published
+from vcm.weights.checkpoint import BRAIN_FILE, write_sums
 from vcm.whole_files import reserve, write_whole
 
 ROOT = Path(__file__).parent.parent

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 from tiny import build_tiny_model
 
-from vcm import simulate
-from vcm.conditions import MODALITIES
-from vcm.config import Grid
-from vcm.figures import COHORT_SEEDS, draw_cohort, draw_samples
+from vcm.data import simulate
+from vcm.modalities.conditions import MODALITIES
+from vcm.model.config import Grid
 from vcm.pipeline import Pipeline
+from vcm.research.report.figures import COHORT_SEEDS, draw_cohort, draw_samples
 
 MARGIN, LEGEND = 72, 80  # pixels at the left of a sheet and at its bottom
 ROW = 2 * simulate.SHAPE[1]

@@ -12,19 +12,20 @@ import torch
 from small_bundle import build_small_config, build_small_model
 from tiny import build_tiny_config
 
-from vcm import published, simulate
-from vcm.adapter import VCM
-from vcm.backbone import Backbone
-from vcm.checkpoint import CheckpointError, load_backbone, load_model, save_model, write_sums
 from vcm.cli import main
-from vcm.config import BackboneConfig, CovariateConfig, Grid, ModelConfig
-from vcm.dataset import Cohort
+from vcm.data import simulate
+from vcm.data.cohort import Cohort
+from vcm.model.backbone import Backbone
+from vcm.model.config import BackboneConfig, CovariateConfig, Grid, ModelConfig
+from vcm.model.vcm import VCM
 from vcm.pipeline import Pipeline
-from vcm.presets import brainldm_config
 from vcm.request import GenerationRequest
 from vcm.train.foreign import TRAINABLE, Placement, build_adapter_config, choose_adapter
 from vcm.train.mini import build_mini_config
 from vcm.volume import Volume
+from vcm.weights import published
+from vcm.weights.checkpoint import CheckpointError, load_backbone, load_model, save_model, write_sums
+from vcm.weights.presets import brainldm_config
 
 GRID = Grid((96, 128, 96), np.array([[-1.65, 0, 0, 79], [0, 1.75, 0, -130], [0, 0, 1.65, -70], [0, 0, 0, 1]]))
 """Where BrainLDM's grid lies, in its orientation (left, anterior, superior), with fewer voxels."""
@@ -66,11 +67,11 @@ def build_cohort(
 def simulated(subjects: list[simulate.Subject], monkeypatch: pytest.MonkeyPatch) -> None:
     """In place of a cohort on disk, which takes minutes: two real subjects, over and over."""
     monkeypatch.setattr(
-        "vcm.train.adapter.simulated_cohort",
+        "vcm.train.vcm.simulated_cohort",
         lambda cache, seeds, contrasts=("t1",): build_cohort(subjects, seeds, contrasts),
     )
     # All that are held out do as well, but take minutes.
-    monkeypatch.setattr("vcm.train.adapter.HELD_OUT", 2)
+    monkeypatch.setattr("vcm.train.vcm.HELD_OUT", 2)
     monkeypatch.setattr("vcm.train.strength._MOST_SUBJECTS", 1)
 
 

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from vcm import legacy
-from vcm.adapter import VCM
-from vcm.backbone import Backbone
-from vcm.checkpoint import LoadedModel, fill_published
-from vcm.condition_encoder import ConditionEncoder
-from vcm.presets import brainldm_config
-from vcm.sampler import ddim_timesteps, sample, trajectory
+from vcm.model.backbone import Backbone
+from vcm.model.condition_encoder import ConditionEncoder
+from vcm.model.vcm import VCM
+from vcm.sampler import sample, trajectory
+from vcm.sampler.sampling import ddim_timesteps
+from vcm.weights import legacy
+from vcm.weights.checkpoint import LoadedModel, fill_published
+from vcm.weights.presets import brainldm_config
 
 SHAPES = Path(__file__).parent / "data" / "state_dict_shapes.json"
 TIMESTEPS = [0, 37, 500, 999]
@@ -142,9 +143,9 @@ def test_every_released_weight_has_its_place_in_the_full_size_networks(prefix: s
 
 _FULL_SIZE_STEP = """
 import resource, torch
-from vcm.adapter import VCM
-from vcm.backbone import Backbone
-from vcm.presets import brainldm_config
+from vcm.model.vcm import VCM
+from vcm.model.backbone import Backbone
+from vcm.weights.presets import brainldm_config
 
 config = brainldm_config()
 with torch.device("meta"):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hub_stand_in import COMMIT, HubStandIn, serve_hub, turn_to
 
-from vcm.checkpoint import CheckpointError
-from vcm.hub import HubFile, HubSource, fetch, is_repository
+from vcm.weights.checkpoint import CheckpointError
+from vcm.weights.hub import HubFile, HubSource, fetch, is_repository
 
 WEIGHTS = bytes(range(256)) * 4000
 SOURCE = HubSource("lab/model", "main", (HubFile("models/weights.pt"), HubFile("config.json")))

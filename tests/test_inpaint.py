@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from vcm.image_conditions import measure_range, scale_intensities
-from vcm.inpaint import BLEND_MM, fill_hole
-from vcm.scans import Scan
+from vcm.modalities.image_conditions import measure_range, scale_intensities
+from vcm.modalities.inpaint import BLEND_MM, fill_hole
+from vcm.modalities.scans import Scan
 from vcm.volume import Volume
 
 AFFINE = np.array([[2.0, 0, 0, -31], [0, 2, 0, -35], [0, 0, 2, -31], [0, 0, 0, 1]])

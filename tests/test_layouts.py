@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vcm.train.layouts import find_exams
+from vcm.data.layouts import find_exams
 
 
 def touch(root: Path, *names: str) -> Path:

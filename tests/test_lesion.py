@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from vcm import simulate
-from vcm.conditions import EDEMA, ENHANCING, NECROTIC_CORE
-from vcm.config import Grid
-from vcm.lesion import PLACES, LesionPlan, build_lesion
+from vcm.data import simulate
+from vcm.modalities.conditions import EDEMA, ENHANCING, NECROTIC_CORE
+from vcm.modalities.lesion import PLACES, LesionPlan, build_lesion
+from vcm.model.config import Grid
 
 GRID = Grid(simulate.SHAPE, simulate.AFFINE)
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vcm.memory import give_back_freed_memory, in_own_pages, keep_freed_memory
+from vcm.runtime.memory import give_back_freed_memory, in_own_pages, keep_freed_memory
 
 PROBE = """
 import resource, sys
 import torch
-from vcm.memory import keep_freed_memory
+from vcm.runtime.memory import keep_freed_memory
 torch.set_num_threads(1)
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
@@ -43,7 +43,7 @@ def test_large_blocks_are_reused_instead_of_mapped_afresh():
 GIVE_BACK = """
 import os
 import torch
-from vcm.memory import give_back_freed_memory, keep_freed_memory
+from vcm.runtime.memory import give_back_freed_memory, keep_freed_memory
 torch.set_num_threads(1)
 assert keep_freed_memory()
 def resident_mib():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from vcm.metrics import (
+from vcm.research.metrics import (
     correlation,
     cubic_mmd,
     estimate,

@@ -9,8 +9,8 @@ import torch
 from judged import estimate, evaluation, folder
 from safetensors.torch import load_file
 
-from vcm.checkpoint import CheckpointError, hash_weights, write_sums
-from vcm.model_card import (
+from vcm.model.segmenter import Segmenter
+from vcm.research.report.model_card import (
     CARD_FILE,
     TEMPLATE_NOTICE,
     Figure,
@@ -19,8 +19,8 @@ from vcm.model_card import (
     summarize_goals,
     write_model_card,
 )
-from vcm.segmenter import Segmenter
 from vcm.train.record import begin_run, record_run
+from vcm.weights.checkpoint import CheckpointError, hash_weights, write_sums
 
 __all__ = ["evaluation", "folder"]  # fixtures
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny import ALL_CHANNELS, build_tiny_config, build_tiny_model, drafting, randomize
 
-from vcm.adapter import VCM
-from vcm.config import AdapterConfig
+from vcm.model.config import AdapterConfig
+from vcm.model.vcm import VCM
 from vcm.train.more_conditions import carry_over
 
 

@@ -9,16 +9,16 @@ import pytest
 from own_subjects import simulate_subjects, write_bids, write_brats
 from tiny import ALL_CHANNELS, build_tiny_config, build_tiny_model
 
-from vcm import simulate
-from vcm.checkpoint import load_model, save_model
 from vcm.cli import main
-from vcm.config import Grid, ModelConfig
-from vcm.register import Registration
-from vcm.train import own_data, stages
-from vcm.train.layouts import DataProblemsError, find_exams
-from vcm.train.own_data import check_data, choose_conditions, load_own_cohort
+from vcm.data import own_data, simulate
+from vcm.data.layouts import DataProblemsError, find_exams
+from vcm.data.own_data import check_data, choose_conditions, load_own_cohort
+from vcm.model.config import Grid, ModelConfig
+from vcm.train import stages
 from vcm.train.record import read_training
 from vcm.volume import Volume
+from vcm.volume.registration import Registration
+from vcm.weights.checkpoint import load_model, save_model
 
 GRID = Grid((24, 32, 24), simulate.AFFINE @ np.diag([3.5, 3.5, 3.5, 1]))
 """The embedded model's field of view, coarse."""

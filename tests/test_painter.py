@@ -16,18 +16,18 @@ from tiny import (
     randomize,
 )
 
-from vcm.adapter import VCM
-from vcm.config import AdapterConfig, ConfigError, Grid, PainterConfig
-from vcm.dataset import Cohort
-from vcm.image_conditions import CONTRASTS
-from vcm.painter import Painter
-from vcm.sketch import Sketcher, read_given
-from vcm.train import adapter as adapter_training
-from vcm.train.adapter import AdapterRecipe, Material, train_adapter
+from vcm.data.cohort import Cohort
+from vcm.modalities.image_conditions import CONTRASTS
+from vcm.model.config import AdapterConfig, ConfigError, Grid, PainterConfig
+from vcm.model.painter import Painter
+from vcm.model.sketch import Sketcher, read_given
+from vcm.model.vcm import VCM
+from vcm.train import vcm as adapter_training
 from vcm.train.loop import LoopConfig
 from vcm.train.more_conditions import carry_over
 from vcm.train.painter import set_painters_aside, train_painter
 from vcm.train.pairs import Pairs
+from vcm.train.vcm import AdapterRecipe, Material, train_adapter
 
 CONFIG = PainterConfig(channels=(4, 8))
 LOOP = LoopConfig(steps=4, learning_rate=1e-3, warmup_steps=1, save_every=2, validate_every=4, log_every=1)

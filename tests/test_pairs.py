@@ -6,7 +6,7 @@ import torch
 from coarse import GRID, CoarseCohorts, make_coarse_subjects
 from tiny import build_tiny_model
 
-from vcm.image_conditions import measure_range, scale_intensities
+from vcm.modalities.image_conditions import measure_range, scale_intensities
 from vcm.train.degrade import STRIPPED_SHARE, strip_skull
 from vcm.train.pairs import Pairs
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vcm.errors import VolumeError
-from vcm.payload import open_payload
+from vcm.volume.payload import open_payload
 
 DATA = bytes(range(256)) * 3000  # longer than two chunks
 

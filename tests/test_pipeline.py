@@ -12,17 +12,17 @@ import torch
 from scipy import ndimage
 from tiny import GOLDEN, build_tiny_model
 
-from vcm.checkpoint import CheckpointError, LoadedModel
-from vcm.config import CovariateConfig
-from vcm.convolution import Conv3d
-from vcm.image_conditions import grow
 from vcm.job import Outcome
+from vcm.modalities.image_conditions import grow
+from vcm.model.config import CovariateConfig
 from vcm.pipeline import GenerationError, Pipeline, build_context, choose_device
 from vcm.recipe import request_from_recipe
 from vcm.request import GenerationRequest, GenerationResult, Preview
+from vcm.runtime.convolution import Conv3d
+from vcm.runtime.upsampling import DoublingConv3d
 from vcm.sampler import initial_noise, sample
-from vcm.upsampling import DoublingConv3d
 from vcm.volume import Volume
+from vcm.weights.checkpoint import CheckpointError, LoadedModel
 
 
 @pytest.fixture

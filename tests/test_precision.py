@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from vcm.precision import autocast, has_native_bfloat16, use_channels_last
+from vcm.runtime.precision import autocast, has_native_bfloat16, use_channels_last
 
 
 def test_networks_compute_in_bfloat16_only_where_the_hardware_does():

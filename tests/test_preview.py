@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vcm.preview import LinearDecoder, choose_block
+from vcm.runtime.preview import LinearDecoder, choose_block
 
 
 @pytest.fixture

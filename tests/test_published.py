@@ -13,12 +13,12 @@ import torch
 from hub_stand_in import COMMIT, HubStandIn, serve_hub, turn_to
 from small_bundle import build_small_config, build_small_model, published_files
 
-from vcm import published
-from vcm.checkpoint import CheckpointError, LoadedModel
-from vcm.hub import HubFile, HubSource
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
 from vcm.volume import Volume
+from vcm.weights import published
+from vcm.weights.checkpoint import CheckpointError, LoadedModel
+from vcm.weights.hub import HubFile, HubSource
 
 ROOT = Path(__file__).parent.parent
 
@@ -173,7 +173,7 @@ _COMMAND = """
 import sys
 sys.path.insert(0, {tests!r})
 from small_bundle import build_small_config
-from vcm import cost, published
+from vcm.weights import cost, published
 published.brainldm_config = cost.brainldm_config = build_small_config
 from vcm.cli import main
 main(sys.argv[1:])

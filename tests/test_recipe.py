@@ -10,9 +10,9 @@ import zlib
 import numpy as np
 import pytest
 
-from vcm.conditions import prepare_condition
-from vcm.config import Grid
-from vcm.image_conditions import measure_range
+from vcm.modalities.conditions import prepare_condition
+from vcm.modalities.image_conditions import measure_range
+from vcm.model.config import Grid
 from vcm.recipe import (
     MAX_RECIPE_BYTES,
     Environment,

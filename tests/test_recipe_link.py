@@ -7,12 +7,12 @@ import zlib
 import numpy as np
 import pytest
 
-from vcm.checkpoint import LoadedModel
 from vcm.pipeline import Pipeline
 from vcm.recipe import MAX_RECIPE_BYTES, RecipeError, build_recipe, request_from_recipe
 from vcm.recipe_link import MAX_LINK_CHARS, left_out, pack_recipe, unpack_recipe
 from vcm.request import GenerationRequest
 from vcm.volume import Volume
+from vcm.weights.checkpoint import LoadedModel
 
 
 @pytest.fixture(scope="module")

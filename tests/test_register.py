@@ -4,12 +4,19 @@ import numpy as np
 import pytest
 from own_subjects import MOVED
 
-from vcm import simulate
-from vcm.config import Grid
+from vcm.data import simulate
+from vcm.data.make_template import render_templates
 from vcm.errors import VolumeError
-from vcm.make_template import render_templates
-from vcm.register import TEMPLATE_FOLDER, _pool, brain_surface, place_in_template, register, template_brain
+from vcm.model.config import Grid
 from vcm.volume import Volume
+from vcm.volume.registration import (
+    TEMPLATE_FOLDER,
+    _pool,
+    brain_surface,
+    place_in_template,
+    register,
+    template_brain,
+)
 
 TOLERANCE_MM = 2.0  # at the brain's surface
 

@@ -7,8 +7,8 @@ import pytest
 from judged import evaluation, folder
 from measured import build_results
 
-from vcm.checkpoint import load_model
-from vcm.report import BENCHMARK, GOALS, PICTURES, mark, write_benchmark, write_pictures, write_report
+from vcm.research.report.report import BENCHMARK, GOALS, PICTURES, mark, write_benchmark, write_pictures, write_report
+from vcm.weights.checkpoint import load_model
 
 TABLE_BEGIN, TABLE_END = mark(GOALS)
 
@@ -111,7 +111,7 @@ def test_what_the_report_of_a_benchmark_lacks_is_said(tmp_path):
 def test_the_pictures_of_a_readme_say_what_they_are_of(monkeypatch, tmp_path):
     pipeline = SimpleNamespace(environment=SimpleNamespace(weights={"vcm.safetensors": 64 * "a"}), precision="float32")
     for name in ("draw_samples", "draw_cohort"):  # have tests of their own
-        monkeypatch.setattr(f"vcm.report.{name}", lambda *arguments: arguments[-1])
+        monkeypatch.setattr(f"vcm.research.report.report.{name}", lambda *arguments: arguments[-1])
     readme, assets = tmp_path / "README.md", tmp_path / "assets"
     begin, end = mark(PICTURES)
     readme.write_text(f"before\n{begin}\nold ones\n{end}\nafter\n")

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import RegularGridInterpolator
 
 from vcm.errors import VolumeError
-from vcm.resample import fraction_outside, resample
+from vcm.volume.resample import fraction_outside, resample
 
 SHAPE = (20, 24, 16)
 AFFINE = np.array([[2.0, 0, 0, -19], [0, 2, 0, -23], [0, 0, 2, -15], [0, 0, 0, 1]])

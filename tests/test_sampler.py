@@ -11,20 +11,13 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from tiny import build_tiny_config
 from torch import Tensor, nn
 
-from vcm.adapter import modulate
-from vcm.backbone import Backbone, build_betas
-from vcm.checkpoint import LoadedModel
-from vcm.config import ScheduleConfig
+from vcm.model.backbone import Backbone, build_betas
+from vcm.model.config import ScheduleConfig
+from vcm.model.vcm import modulate
 from vcm.request import SAMPLERS
-from vcm.sampler import (
-    Step,
-    build_solver,
-    ddim_timesteps,
-    initial_noise,
-    quadratic_timesteps,
-    sample,
-    trajectory,
-)
+from vcm.sampler import Step, initial_noise, sample, trajectory
+from vcm.sampler.sampling import build_solver, ddim_timesteps, quadratic_timesteps
+from vcm.weights.checkpoint import LoadedModel
 
 CONTEXT = torch.full((1, 1, 4), 0.5)
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from scipy import ndimage
 
-from vcm.conditions import prepare_condition
-from vcm.config import Grid
-from vcm.image_conditions import encode_image, encode_partial, grow, measure_range, scale_intensities
+from vcm.modalities.conditions import prepare_condition
+from vcm.modalities.image_conditions import encode_image, encode_partial, grow, measure_range, scale_intensities
+from vcm.model.config import Grid
 from vcm.train.degrade import thicken_slices
 from vcm.volume import Volume, VolumeError
 

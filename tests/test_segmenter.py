@@ -8,9 +8,9 @@ import pytest
 import torch
 from tiny import randomize
 
-from vcm.checkpoint import SEGMENTER_FILE, SUMS_FILE, CheckpointError, write_sums
-from vcm.precision import autocast
-from vcm.segmenter import CONFIG_FILE, NUM_ANATOMY_CLASSES, NUM_TUMOR_CLASSES, Segmenter, SegmenterConfig
+from vcm.model.segmenter import CONFIG_FILE, NUM_ANATOMY_CLASSES, NUM_TUMOR_CLASSES, Segmenter, SegmenterConfig
+from vcm.runtime.precision import autocast
+from vcm.weights.checkpoint import SEGMENTER_FILE, SUMS_FILE, CheckpointError, write_sums
 
 CONFIG = SegmenterConfig(init_filters=8, blocks_down=(1, 1), blocks_up=(1,))
 SHAPE = (16, 24, 16)

@@ -14,10 +14,10 @@ from small_bundle import build_small_config, build_small_model
 from tiny import build_tiny_model, randomize
 
 from vcm import VCM
-from vcm.checkpoint import CheckpointError, LoadedModel
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
 from vcm.volume import Volume
+from vcm.weights.checkpoint import CheckpointError, LoadedModel
 
 
 @pytest.fixture

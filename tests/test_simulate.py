@@ -8,8 +8,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from vcm import simulate
-from vcm.simulate import Subject, simulate_subject, simulate_subjects, write_cohort
+from vcm.data import simulate
+from vcm.data.simulate import Subject, simulate_subject, simulate_subjects, write_cohort
 from vcm.volume import Volume
 
 SEED = 200_002  # has one large lesion with core, rim and edema, on one side

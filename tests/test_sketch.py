@@ -4,8 +4,8 @@ import pytest
 import torch
 from tiny import INTENSITIES, all_conditions, build_tiny_model
 
-from vcm.backbone import Backbone
-from vcm.sketch import Sketcher
+from vcm.model.backbone import Backbone
+from vcm.model.sketch import Sketcher
 
 SHAPE = (16, 24, 16)
 

@@ -15,7 +15,7 @@ import pytest
 from gradio.data_classes import FileData
 from pydantic import ValidationError
 
-from vcm.ui.slice_canvas import (
+from vcm.ui.canvas.slice_canvas import (
     SliceCanvas,
     SliceCanvasData,
     canvas_value,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vcm.slices import extract_plane, find_focus, render_slice
+from vcm.render.slices import extract_plane, find_focus, render_slice
 from vcm.volume import Volume
 
 RAS = np.diag([2.0, 3.0, 4.0, 1.0])

@@ -8,14 +8,14 @@ from coarse import GRID, CoarseCohorts, make_coarse_subjects
 from tiny import build_tiny_config, build_tiny_model, randomize
 from torch.nn import functional
 
-from vcm.adapter import VCM
-from vcm.backbone import Backbone
-from vcm.dataset import read_json
+from vcm.data.cohort import read_json
+from vcm.model.backbone import Backbone
+from vcm.model.vcm import VCM
 from vcm.train import strength
-from vcm.train.adapter import AdapterRecipe, train_adapter
 from vcm.train.loop import LoopConfig
 from vcm.train.pairs import Pairs
 from vcm.train.strength import STRENGTH_FILE, choose_strength, measure_contrasts, settle_strength
+from vcm.train.vcm import AdapterRecipe, train_adapter
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_what_shows_no_tumor_leaves_the_strength_alone(cohorts, tmp_path, few) -
 
 
 def test_a_training_ends_with_it_and_its_state_stays_as_learned(cohorts, tmp_path, few, monkeypatch) -> None:
-    monkeypatch.setattr("vcm.train.adapter.simulated_cohort", cohorts)
+    monkeypatch.setattr("vcm.train.vcm.simulated_cohort", cohorts)
     monkeypatch.setattr(strength, "choose_strength", lambda contrasts: 2.0)
     loop = LoopConfig(steps=3, learning_rate=1e-2, warmup_steps=1, save_every=3, log_every=2)
     recipe = AdapterRecipe(subjects=2, loop=loop)

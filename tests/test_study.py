@@ -13,22 +13,22 @@ from test_evaluate import build_segmenter
 from tiny import DRAFT, build_tiny_config, build_tiny_model
 from torch import Tensor
 
-from vcm.adherence import dice
-from vcm.backbone import Backbone
-from vcm.checkpoint import load_model, save_model, write_sums
-from vcm.config import AdapterConfig
-from vcm.report import STUDY, mark, write_study
+from vcm.modalities.adherence import dice
+from vcm.model.backbone import Backbone
+from vcm.model.config import AdapterConfig
+from vcm.model.segmenter import Segmenter
+from vcm.research.report.report import STUDY, mark, write_study
+from vcm.research.study import conduct as conducting
+from vcm.research.study.conduct import RESULTS_FILE, conduct
+from vcm.research.study.cost import measure_cost
+from vcm.research.study.measuring import build_bench, generate
+from vcm.research.study.methods import BUILDERS, Method, T2IAdapterMethod
+from vcm.research.study.plan import ARMS, REPEATED, VARIANTS, Run, StudyPlan, choose_rate, find_main, list_runs
+from vcm.research.study.pupil import find_tumor, teach
+from vcm.research.study.table import list_lines, summarize_study
+from vcm.research.study.training import build_method, method_conditions
 from vcm.sampler import initial_noise, sample
-from vcm.segmenter import Segmenter
-from vcm.study import conduct as conducting
-from vcm.study.conduct import RESULTS_FILE, conduct
-from vcm.study.cost import measure_cost
-from vcm.study.measuring import build_bench, generate
-from vcm.study.methods import BUILDERS, Method, T2IAdapterMethod
-from vcm.study.plan import ARMS, REPEATED, VARIANTS, Run, StudyPlan, choose_rate, find_main, list_runs
-from vcm.study.pupil import find_tumor, teach
-from vcm.study.table import list_lines, summarize_study
-from vcm.study.training import build_method, method_conditions
+from vcm.weights.checkpoint import load_model, save_model, write_sums
 
 CHANNELS = {"tumor": 3, "anatomy": 4, "t2": 1}
 PLAN = StudyPlan(
@@ -70,7 +70,7 @@ def subjects() -> list[dict]:
 
 @pytest.fixture
 def cohorts(subjects, monkeypatch) -> None:
-    monkeypatch.setattr("vcm.study.measuring.mean_ms_ssim", lambda volumes: [0.5, 0.6])
+    monkeypatch.setattr("vcm.research.study.measuring.mean_ms_ssim", lambda volumes: [0.5, 0.6])
     for module in ("conduct", "measuring"):
         monkeypatch.setattr(f"vcm.study.{module}.simulated_cohort", CoarseCohorts(subjects))
 
@@ -86,7 +86,9 @@ def conducted(model, subjects, tmp_path_factory) -> tuple[Path, dict]:
             patch.setattr(f"vcm.study.{module}.simulated_cohort", CoarseCohorts(subjects))
         patch.setattr(conducting, "list_runs", lambda plan: iter(kept))
         patch.setattr(conducting, "measure_cost", lambda model, name, plan, device: COST)  # has a test of its own
-        patch.setattr("vcm.study.measuring.mean_ms_ssim", lambda volumes: [0.5, 0.6])  # needs more than 64 voxels
+        patch.setattr(
+            "vcm.research.study.measuring.mean_ms_ssim", lambda volumes: [0.5, 0.6]
+        )  # needs more than 64 voxels
         return out, conduct(model, out, PLAN)
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from vcm.surface import (
+from vcm.render.surface import (
     brain_from_anatomy,
     extract_surface,
     find_brain,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from vcm.checkpoint import load_model
 from vcm.train.record import read_training
 from vcm.train.team import Team
+from vcm.weights.checkpoint import load_model
 
 SCRIPT = Path(__file__).parent / "team_training.py"
 

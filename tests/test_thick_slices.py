@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from vcm.image_conditions import measure_range
-from vcm.scans import Scan
-from vcm.thick_slices import ROUND_TRIPS, agree_with_slices, follow_slices, restore_units
+from vcm.modalities.image_conditions import measure_range
+from vcm.modalities.scans import Scan
+from vcm.modalities.thick_slices import ROUND_TRIPS, agree_with_slices, follow_slices, restore_units
 from vcm.volume import Volume
 
 AFFINE = np.array([[2.0, 0, 0, -15], [0, 2, 0, -19], [0, 0, 2, -23], [0, 0, 0, 1]])

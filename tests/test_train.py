@@ -13,19 +13,19 @@ from safetensors.torch import load_file
 from tiny import build_tiny_config, build_tiny_model, drafting
 from torch import Tensor, nn
 
-from vcm import simulate
-from vcm.checkpoint import CheckpointError, load_model, save_model
-from vcm.dataset import cached_tensor
+from vcm.data import simulate
+from vcm.data.cohort import cached_tensor
+from vcm.model.segmenter import Segmenter, SegmenterConfig
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
-from vcm.segmenter import Segmenter, SegmenterConfig
 from vcm.train import stages
-from vcm.train.adapter import AdapterRecipe, train_adapter
 from vcm.train.diffusion import stratified_timesteps, train_diffusion
 from vcm.train.latents import WHITENING_FLOOR_SHARE, cached_pair, encode_images, measure_whitening
 from vcm.train.loop import LoopConfig, count_steps, read_seconds, run_loop
 from vcm.train.record import read_training
+from vcm.train.vcm import AdapterRecipe, train_adapter
 from vcm.volume import Volume
+from vcm.weights.checkpoint import CheckpointError, load_model, save_model
 
 LOOP = LoopConfig(steps=6, learning_rate=1e-2, warmup_steps=2, save_every=3, validate_every=2, log_every=2)
 
@@ -274,7 +274,7 @@ def cohorts(coarse_subjects, monkeypatch) -> CoarseCohorts:
     cohorts = CoarseCohorts(coarse_subjects)
     for module in ("autoencoder", "diffusion", "adapter", "segmenter"):
         monkeypatch.setattr(f"vcm.train.{module}.simulated_cohort", cohorts)
-    monkeypatch.setattr("vcm.train.adapter.HELD_OUT", 4)  # all of them do as well, but take minutes
+    monkeypatch.setattr("vcm.train.vcm.HELD_OUT", 4)  # all of them do as well, but take minutes
     monkeypatch.setattr("vcm.train.strength._MOST_SUBJECTS", 2)
     return cohorts
 

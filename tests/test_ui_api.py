@@ -19,7 +19,7 @@ from visitor import PATIENT
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
 from vcm.ui.app import build_app, launch_options
-from vcm.ui.examples import save_example
+from vcm.ui.sections.examples import save_example
 from vcm.volume import Volume
 
 FIELDS = [

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from tiny import build_tiny_model
 
-from vcm.benchmark_loops import solid_request
 from vcm.pipeline import Pipeline
-from vcm.ui.benchmark import measure_page
+from vcm.research.benchmark.loops import solid_request
+from vcm.ui.sections.benchmark import measure_page
 
 
 def test_the_page_computes_once_and_every_payload_is_written_in_every_round(monkeypatch):
@@ -26,6 +26,6 @@ def test_the_page_computes_once_and_every_payload_is_written_in_every_round(monk
 
 def test_a_recipe_that_is_computed_again_is_no_measurement(monkeypatch):
     pipeline = Pipeline(build_tiny_model())
-    monkeypatch.setattr("vcm.ui.cache.ResultCache.get", lambda *_: None)
+    monkeypatch.setattr("vcm.ui.server.cache.ResultCache.get", lambda *_: None)
     with pytest.raises(AssertionError):
         measure_page(pipeline, solid_request(pipeline, 2), rounds=1)

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from vcm.checkpoint import LoadedModel
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
-from vcm.ui.cache import ResultCache
+from vcm.ui.server.cache import ResultCache
+from vcm.weights.checkpoint import LoadedModel
 
 
 def test_a_result_is_found_by_its_recipe_and_by_no_other(tiny_model: LoadedModel):

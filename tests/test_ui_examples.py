@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vcm.adherence import Segmentation, measure_adherence
-from vcm.checkpoint import LoadedModel
+from vcm.modalities.adherence import Segmentation, measure_adherence
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest, GenerationResult
-from vcm.ui.content import show_example, show_nothing
-from vcm.ui.examples import load_examples, save_example
+from vcm.ui.canvas.slice_canvas import read_mask
 from vcm.ui.palette import build_palette
-from vcm.ui.slice_canvas import read_mask
+from vcm.ui.sections.content import show_example, show_nothing
+from vcm.ui.sections.examples import load_examples, save_example
 from vcm.volume import Volume
+from vcm.weights.checkpoint import LoadedModel
 
 
 @pytest.fixture

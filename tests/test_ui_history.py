@@ -7,17 +7,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vcm.checkpoint import LoadedModel
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
 from vcm.ui.app import build_app
-from vcm.ui.history import GoneError, PastRun, check_files, compare_runs, list_runs, remember
+from vcm.ui.canvas.volume_files import read_volume_file
 from vcm.ui.palette import build_palette
-from vcm.ui.run_facts import describe_run
-from vcm.ui.session_files import KEPT_RUNS
+from vcm.ui.sections.history import GoneError, PastRun, check_files, compare_runs, list_runs, remember
+from vcm.ui.sections.run_facts import describe_run
+from vcm.ui.server.session_files import KEPT_RUNS
 from vcm.ui.views import Shown, view_files, view_result
-from vcm.ui.volume_files import read_volume_file
 from vcm.volume import Volume
+from vcm.weights.checkpoint import LoadedModel
 
 VISITOR = SimpleNamespace(session_hash="x")
 

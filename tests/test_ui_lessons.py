@@ -13,24 +13,24 @@ import pytest
 from test_explore import Judge
 from visitor import Visitor, text_of
 
-from vcm.calibration import Calibration, Lesion
-from vcm.checkpoint import LoadedModel
 from vcm.explore import Advance
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
+from vcm.research.evaluate.calibration import Calibration, Lesion
 from vcm.ui import app as page
 from vcm.ui.app import LESSONS, build_app, launch_options
-from vcm.ui.charts import draw_line, draw_scatter
-from vcm.ui.examples import load_examples, save_example
-from vcm.ui.lesson_figures import Figure, draw_figure
-from vcm.ui.lesson_html import render_calibration, render_figure
-from vcm.ui.lesson_kinds import KINDS
-from vcm.ui.lesson_section import LESSON_PAGE, load_teaching
-from vcm.ui.lessons import Lesson, load_lessons, save_lesson
-from vcm.ui.make_lessons import make_lesson
-from vcm.ui.studio import Studio
-from vcm.ui.tour import STEPS
+from vcm.ui.learn.charts import draw_line, draw_scatter
+from vcm.ui.learn.lesson_figures import Figure, draw_figure
+from vcm.ui.learn.lesson_html import render_calibration, render_figure
+from vcm.ui.learn.lesson_kinds import KINDS
+from vcm.ui.learn.lesson_section import LESSON_PAGE, load_teaching
+from vcm.ui.learn.lessons import Lesson, load_lessons, save_lesson
+from vcm.ui.learn.make_lessons import make_lesson
+from vcm.ui.learn.tour import STEPS
+from vcm.ui.sections.examples import load_examples, save_example
+from vcm.ui.server.studio import Studio
 from vcm.volume import Volume
+from vcm.weights.checkpoint import LoadedModel
 
 ROOT = Path(__file__).parent.parent
 MOST_BYTES = 3 * 2**20
@@ -79,7 +79,7 @@ def test_the_lessons_were_made_by_the_embedded_weights() -> None:
     weights = Pipeline.from_pretrained("mini", device="cpu").environment.weights
     lessons = load_lessons(LESSONS)
     stale = [lesson.slug for lesson in lessons if not lesson.is_of(weights)]
-    assert stale == [], "make them again: python -m vcm.ui.make_lessons"
+    assert stale == [], "make them again: python -m vcm.ui.learn.make_lessons"
     assert [lesson.slug for lesson in lessons] == [example.slug for example in load_examples(page.EXAMPLES)]
     assert all(set(lesson.figures) == {kind.name for kind in KINDS} for lesson in lessons)
 

@@ -8,7 +8,7 @@ import pytest
 
 from vcm.pipeline import Pipeline
 from vcm.ui.app import build_app
-from vcm.ui.live import LIVE_STEPS, Strokes
+from vcm.ui.sections.live import LIVE_STEPS, Strokes
 
 
 def test_a_new_stroke_outdates_those_of_its_own_visitor_only():

@@ -9,12 +9,12 @@ from hub_stand_in import serve_hub, turn_to
 from small_bundle import build_small_config, build_small_model
 
 import app
-from vcm import cost, published
-from vcm.checkpoint import LoadedModel
 from vcm.pipeline import Pipeline
-from vcm.pretrained import HOW_TO_GET_PUBLISHED
 from vcm.ui.app import build_app
-from vcm.ui.models import render_models
+from vcm.ui.sections.models import render_models
+from vcm.weights import cost, published
+from vcm.weights.checkpoint import LoadedModel
+from vcm.weights.pretrained import HOW_TO_GET_PUBLISHED
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vcm.request import GenerationRequest
-from vcm.ui.pace import Pace, Workload, convert_timings
+from vcm.ui.server.pace import Pace, Workload, convert_timings
 from vcm.volume import Volume
 
 

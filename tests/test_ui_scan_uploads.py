@@ -13,25 +13,19 @@ from own_subjects import MOVED
 from scipy import ndimage
 from visitor import PATIENT, Visitor, text_of
 
-from vcm import simulate
-from vcm.checkpoint import LoadedModel
+from vcm.data import simulate
 from vcm.pipeline import Pipeline
-from vcm.placement import as_placement, move_back
 from vcm.recipe import build_recipe
 from vcm.request import GenerationRequest
-from vcm.ui.content import show_recipe
+from vcm.ui.canvas.slice_canvas import SliceCanvas, canvas_value, image_layer
 from vcm.ui.palette import Palette
-from vcm.ui.scan_uploads import (
-    build_scan_uploads,
-    find_placement,
-    find_scan,
-    find_scans,
-    keep_scan,
-)
-from vcm.ui.session_files import one_at_a_time, session_folder
-from vcm.ui.slice_canvas import SliceCanvas, canvas_value, image_layer
+from vcm.ui.sections.content import show_recipe
+from vcm.ui.sections.scan_uploads import build_scan_uploads, find_placement, find_scan, find_scans, keep_scan
+from vcm.ui.server.session_files import one_at_a_time, session_folder
 from vcm.ui.views import show_on_grid
 from vcm.volume import Volume
+from vcm.volume.placement import as_placement, move_back
+from vcm.weights.checkpoint import LoadedModel
 
 
 @pytest.fixture(scope="module")

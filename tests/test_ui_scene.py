@@ -10,7 +10,7 @@ import pytest
 
 from vcm.request import GenerationResult
 from vcm.ui.palette import Palette
-from vcm.ui.scene import publish_scene
+from vcm.ui.scene.scene import publish_scene
 from vcm.volume import Volume
 
 AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])

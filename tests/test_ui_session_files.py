@@ -7,10 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from vcm.checkpoint import LoadedModel
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
-from vcm.ui.session_files import (
+from vcm.ui.server.session_files import (
     KEPT_RUNS,
     keep_in_use,
     leave_session,
@@ -18,6 +17,7 @@ from vcm.ui.session_files import (
     session_folder,
     write_downloads,
 )
+from vcm.weights.checkpoint import LoadedModel
 
 
 @pytest.fixture(autouse=True)

@@ -5,16 +5,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vcm.checkpoint import LoadedModel
 from vcm.pipeline import Pipeline
 from vcm.recipe import build_recipe
 from vcm.recipe_link import pack_recipe
 from vcm.request import GenerationRequest
 from vcm.ui.app import build_app
+from vcm.ui.canvas.slice_canvas import SliceCanvasData
 from vcm.ui.palette import build_palette
-from vcm.ui.slice_canvas import SliceCanvasData
 from vcm.ui.views import view_drawing
 from vcm.volume import Volume
+from vcm.weights.checkpoint import LoadedModel
 
 VISITOR = SimpleNamespace(session_hash="visitor")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vcm.calibration import Calibration, Lesion
+from vcm.research.evaluate.calibration import Calibration, Lesion
 from vcm.ui import words
 
 NOTHING = {"whole": 0.0, "core": 0.0, "enhancing": 0.0}

@@ -12,15 +12,15 @@ import spaces
 import torch
 from forked_gpu import ForkedGPU
 
-from vcm.checkpoint import LoadedModel
 from vcm.job import Job, Outcome
-from vcm.memory import give_back_freed_memory
 from vcm.pipeline import GenerationError, Pipeline
 from vcm.request import GenerationRequest
-from vcm.ui import studio as studio_module
-from vcm.ui.studio import Finished, Studio
-from vcm.ui.worker import MOST_PREVIEWS, Progress, build_worker, estimate_gpu_seconds, shows_preview
+from vcm.runtime.memory import give_back_freed_memory
+from vcm.ui.server import studio as studio_module
+from vcm.ui.server.studio import Finished, Studio
+from vcm.ui.server.worker import MOST_PREVIEWS, Progress, build_worker, estimate_gpu_seconds, shows_preview
 from vcm.volume import Volume
+from vcm.weights.checkpoint import LoadedModel
 
 
 @pytest.fixture

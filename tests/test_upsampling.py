@@ -6,9 +6,9 @@ from monai.networks.blocks import Convolution, UpSample
 from torch import nn
 from torch.nn import functional
 
-from vcm.flops import count_flops
 from vcm.pipeline import Pipeline
-from vcm.upsampling import DoublingConv3d, fuse_upsampling
+from vcm.runtime.flops import count_flops
+from vcm.runtime.upsampling import DoublingConv3d, fuse_upsampling
 
 
 def build(**options):

@@ -21,7 +21,8 @@ import pytest
 from nifti import AFFINE, encode
 from numpy.typing import NDArray
 
-from vcm.volume import Volume, VolumeError, as_labels
+from vcm.volume import Volume, VolumeError
+from vcm.volume.volume import as_labels
 
 SECRETS = (b"Jane Doe", b"1970-01-01", b"PAT0042")
 

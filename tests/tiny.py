@@ -8,10 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from vcm.adapter import VCM
-from vcm.backbone import Backbone
-from vcm.checkpoint import LoadedModel
-from vcm.config import (
+from vcm.model.backbone import Backbone
+from vcm.model.config import (
     AdapterConfig,
     BackboneConfig,
     ConditionEncoderConfig,
@@ -21,6 +19,8 @@ from vcm.config import (
     ModelConfig,
     ScheduleConfig,
 )
+from vcm.model.vcm import VCM
+from vcm.weights.checkpoint import LoadedModel
 
 SCHEDULE = ScheduleConfig(prediction_type="v_prediction")
 

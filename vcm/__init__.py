@@ -4,8 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vcm.adapter import VCM
     from vcm.errors import VolumeError
+    from vcm.model.vcm import VCM
     from vcm.pipeline import Pipeline
     from vcm.request import GenerationRequest, GenerationResult
     from vcm.volume import Volume
@@ -14,11 +14,11 @@ __version__ = "0.1.0"
 __all__ = ["VCM", "GenerationRequest", "GenerationResult", "Pipeline", "Volume", "VolumeError"]
 
 _HOMES = {
-    "VCM": "vcm.adapter",
+    "VCM": "vcm.model.vcm",
     "GenerationRequest": "vcm.request",
     "GenerationResult": "vcm.request",
     "Pipeline": "vcm.pipeline",
-    "Volume": "vcm.volume",
+    "Volume": "vcm.volume.volume",
     "VolumeError": "vcm.errors",
 }
 

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vcm.adherence import Segmentation
-from vcm.conditions import PreparedCondition
-from vcm.memory import in_own_pages
+from vcm.modalities.adherence import Segmentation
+from vcm.modalities.conditions import PreparedCondition
+from vcm.modalities.scans import Scan
 from vcm.request import GenerationRequest
-from vcm.scans import Scan
+from vcm.runtime.memory import in_own_pages
 
 SLICES = "lowres"
 """The one condition whose scan has a say while a volume is made, not only in what becomes of it."""

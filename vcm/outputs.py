@@ -8,10 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vcm.conditions import MODALITIES
-from vcm.placement import move_back
+from vcm.modalities.conditions import MODALITIES
 from vcm.recipe import RecipeError, load_recipe, save_recipe
 from vcm.request import GenerationResult
+from vcm.volume.placement import move_back
 
 CONTROLLED_FILE = "controlled.nii.gz"
 UNCONTROLLED_FILE = "uncontrolled.nii.gz"

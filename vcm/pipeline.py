@@ -16,9 +16,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vcm.adherence import Segmentation, measure_adherence
-from vcm.cache import BoundedCache
-from vcm.checkpoint import (
+from vcm.job import Job, Outcome, Sample
+from vcm.modalities.adherence import Segmentation, measure_adherence
+from vcm.modalities.conditions import (
+    MODALITIES,
+    PreparedCondition,
+    check_modalities,
+    clear_anatomy_in_tumor,
+    prepare_condition,
+)
+from vcm.modalities.image_conditions import scale_intensities
+from vcm.modalities.inpaint import fill_hole
+from vcm.modalities.scans import Scan
+from vcm.modalities.thick_slices import agree_with_slices, follow_slices, restore_units
+from vcm.model.config import NUM_COVARIATES, CovariateConfig, Grid, ModelConfig
+from vcm.recipe import Environment, build_recipe, hash_array
+from vcm.request import GenerationRequest, GenerationResult, Preview
+from vcm.runtime.cache import BoundedCache
+from vcm.runtime.memory import keep_freed_memory
+from vcm.runtime.precision import has_native_bfloat16
+from vcm.runtime.preview import LinearDecoder, choose_block
+from vcm.runtime.tuning import tune
+from vcm.sampler import Step, initial_noise, trajectory
+from vcm.volume import Volume
+from vcm.weights.checkpoint import (
     BRAIN_FILE,
     SEGMENTER_FILE,
     VCM_FILE,
@@ -28,32 +49,11 @@ from vcm.checkpoint import (
     load_reference,
     verify_files,
 )
-from vcm.conditions import (
-    MODALITIES,
-    PreparedCondition,
-    check_modalities,
-    clear_anatomy_in_tumor,
-    prepare_condition,
-)
-from vcm.config import NUM_COVARIATES, CovariateConfig, Grid, ModelConfig
-from vcm.image_conditions import scale_intensities
-from vcm.inpaint import fill_hole
-from vcm.job import Job, Outcome, Sample
-from vcm.memory import keep_freed_memory
-from vcm.precision import has_native_bfloat16
-from vcm.pretrained import EMBEDDED, find_model, find_vcm_weights
-from vcm.preview import LinearDecoder, choose_block
-from vcm.recipe import Environment, build_recipe, hash_array
-from vcm.request import GenerationRequest, GenerationResult, Preview
-from vcm.sampler import Step, initial_noise, trajectory
-from vcm.scans import Scan
-from vcm.share import attach_vcm
-from vcm.thick_slices import agree_with_slices, follow_slices, restore_units
-from vcm.tuning import tune
-from vcm.volume import Volume
+from vcm.weights.pretrained import EMBEDDED, find_model, find_vcm_weights
+from vcm.weights.share import attach_vcm
 
 if TYPE_CHECKING:
-    from vcm.segmenter import Segmenter
+    from vcm.model.segmenter import Segmenter
 
 PRECISIONS = ("float32", "bfloat16", "auto")
 
@@ -77,7 +77,7 @@ class Pipeline:
     Every chain is sampled at batch 1 with a solver of its own, and nothing of one run is kept on the networks, so a
     volume depends on its request alone: not on `compare`, on the caches, or on other runs.
 
-    The networks are tuned to the processor (`vcm.tuning.tune`) unless `is_tuned` is False.
+    The networks are tuned to the processor (`vcm.runtime.tuning.tune`) unless `is_tuned` is False.
 
     Attributes:
         config: of the model; `grid` is the voxel grid that every volume lies on.
@@ -138,7 +138,8 @@ class Pipeline:
             precision: "float32", "bfloat16", or "auto" (bfloat16 where the hardware is faster at it).
             vcm_weights: a VCM in place of the folder's own: the released weight file, a folder, or a repository of the
                 hub as OWNER/NAME. "brainldm" has none of its own and takes the variable VCM_WEIGHTS otherwise.
-            is_tuned: whether the networks take the fastest routines there are for the processor; see `vcm.tuning`.
+            is_tuned: whether the networks take the fastest routines there are for the processor; see
+                `vcm.runtime.tuning`.
 
         Raises:
             CheckpointError: there is no such model, or its files are damaged or do not fit together.
@@ -160,7 +161,7 @@ class Pipeline:
     def from_reference(cls, folder: str | Path, device: str = "auto") -> Self:
         """Load a folder in the layout of the published code, with its config.json and three pickled weight files.
 
-        Sums are taken in the order of the published code, which is not the fastest one: see `vcm.tuning.tune`.
+        Sums are taken in the order of the published code, which is not the fastest one: see `vcm.runtime.tuning.tune`.
 
         Raises:
             CheckpointError: a file is missing, damaged, holds more than plain tensors, or does not fit.
@@ -479,7 +480,7 @@ def _load_segmenter(folder: Path, device: torch.device) -> Segmenter | None:
     if not (folder / SEGMENTER_FILE).is_file():
         _log.info("The model has no segmenter: adherence is not measured.")
         return None
-    from vcm.segmenter import Segmenter
+    from vcm.model.segmenter import Segmenter
 
     return Segmenter.load(folder, device)
 

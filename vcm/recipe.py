@@ -21,10 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vcm import __version__
-from vcm.conditions import MODALITIES, PreparedCondition
+from vcm.modalities.conditions import MODALITIES, PreparedCondition
+from vcm.modalities.scans import clean_values
 from vcm.request import GenerationRequest
-from vcm.scans import clean_values
-from vcm.volume import MAX_VOXELS, Volume, VolumeError
+from vcm.volume import Volume, VolumeError
+from vcm.volume.volume import MAX_VOXELS
 from vcm.whole_files import write_whole
 
 SCHEMA = "vcm-recipe/1"

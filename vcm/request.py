@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from vcm.conditions import MODALITIES
+from vcm.modalities.conditions import MODALITIES
 from vcm.volume import Volume
 
 SAMPLERS = ("unipc", "ddim", "dpmpp")
@@ -47,7 +47,7 @@ class GenerationRequest:
         compare: whether to generate the uncontrolled volume of the same noise as well.
         fill: for the condition "partial", a mask on any grid of what is to be made up; without one it is the tumor
             and what lies within 6 mm of it.
-        placement: what moved the scans to template space, as `vcm.placement` does; written files go back by it.
+        placement: what moved the scans to template space, as `vcm.volume.placement` does; written files go back by it.
 
     Raises:
         ValueError: a value is of the wrong type or out of its range; the sentence names field, value and range.

@@ -7,9 +7,9 @@ import pytest
 from at_the_page import RUN_MS, PageAt, Studio, download, generate, open_page, set_seed, set_steps, status
 from playwright.sync_api import Page, expect
 
-from vcm import simulate
-from vcm.evaluate_modalities import thicken
-from vcm.simulate import Subject
+from vcm.data import simulate
+from vcm.data.simulate import Subject
+from vcm.research.evaluate.modalities import thicken
 from vcm.volume import Volume
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]

@@ -7,8 +7,8 @@ from at_the_page import DESK, PHONE, RUN_MS, PageAt, Serve, Studio, draw_blob, l
 from playwright.sync_api import Page, expect
 
 from vcm.pipeline import Pipeline
-from vcm.ui.lesson_kinds import KINDS, TABS
-from vcm.ui.tour import STEPS
+from vcm.ui.learn.lesson_kinds import KINDS, TABS
+from vcm.ui.learn.tour import STEPS
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

@@ -9,7 +9,7 @@ from at_the_page import PageAt, Studio, downloads, draw_blob, open_page, set_ste
 from playwright.sync_api import Page, expect
 
 from vcm.pipeline import Pipeline
-from vcm.ui.live import LIVE_STEPS
+from vcm.ui.sections.live import LIVE_STEPS
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

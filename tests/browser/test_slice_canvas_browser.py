@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import CDPSession, Locator, Page, expect
 
-from vcm.ui.slice_canvas import SliceCanvas, SliceCanvasData, canvas_value, image_layer, read_mask
+from vcm.ui.canvas.slice_canvas import SliceCanvas, SliceCanvasData, canvas_value, image_layer, read_mask
 
 pytestmark = pytest.mark.browser
 

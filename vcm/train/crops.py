@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from vcm.dataset import Cohort
+from vcm.data.cohort import Cohort
 
 SMALLEST_LESION = 12
 """Voxels of 2 mm, about 0.1 ml: what is smaller is noise of the labels."""

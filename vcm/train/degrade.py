@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from vcm.image_conditions import HOLE_MARGIN_MM, grow
+from vcm.modalities.image_conditions import HOLE_MARGIN_MM, grow
 
 SLICE_FACTORS = (2, 3, 4)
 """Voxels of 2 mm in a thick slice: 4, 6 and 8 mm."""

@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vcm import simulate
-from vcm.backbone import Backbone
-from vcm.config import ModelConfig
-from vcm.dataset import Cohort, simulated_cohort
-from vcm.denoiser import Denoiser
+from vcm.data import simulate
+from vcm.data.cohort import Cohort, simulated_cohort
+from vcm.model.backbone import Backbone
+from vcm.model.config import ModelConfig
+from vcm.model.denoiser import Denoiser
+from vcm.runtime.tuning import tune
 from vcm.train.latents import cached_pair, measure_whitening
 from vcm.train.loop import LoopConfig, run_loop
-from vcm.tuning import tune
 
 FIRST_SEED = 10_000
 """Seeds below are for the autoencoder and the VCM, so that the backbone has not seen their anatomies."""

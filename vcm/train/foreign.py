@@ -13,9 +13,16 @@ import numpy as np
 from filelock import FileLock
 from numpy.lib.format import open_memmap
 
-from vcm.conditions import MODALITIES
-from vcm.config import AdapterConfig, BackboneConfig, ConditionEncoderConfig, CovariateConfig, Grid, ModelConfig
-from vcm.dataset import Cohort
+from vcm.data.cohort import Cohort
+from vcm.modalities.conditions import MODALITIES
+from vcm.model.config import (
+    AdapterConfig,
+    BackboneConfig,
+    ConditionEncoderConfig,
+    CovariateConfig,
+    Grid,
+    ModelConfig,
+)
 from vcm.volume import Volume
 from vcm.whole_files import reserve
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vcm.autoencoder import Autoencoder
-from vcm.checkpoint import hash_weights
-from vcm.dataset import cached_tensor
-from vcm.precision import autocast
+from vcm.data.cohort import cached_tensor
+from vcm.model.autoencoder import Autoencoder
+from vcm.runtime.precision import autocast
+from vcm.weights.checkpoint import hash_weights
 
 logger = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from vcm.dataset import write_json
-from vcm.precision import autocast
+from vcm.data.cohort import write_json
+from vcm.runtime.precision import autocast
+from vcm.runtime.tuning import tune
 from vcm.train.team import find_team
-from vcm.tuning import tune
 from vcm.whole_files import write_whole
 
 logger = logging.getLogger(__name__)

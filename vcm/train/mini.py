@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from vcm import simulate
-from vcm.config import (
+from vcm.data import simulate
+from vcm.model.config import (
     NUM_COORDINATES,
     NUM_COVARIATES,
     AdapterConfig,

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from vcm.adapter import VCM
-from vcm.config import AdapterConfig
-from vcm.image_conditions import list_contrasts
-from vcm.painter import PAINTER_PREFIX
+from vcm.modalities.image_conditions import list_contrasts
+from vcm.model.config import AdapterConfig
+from vcm.model.painter import PAINTER_PREFIX
+from vcm.model.vcm import VCM
 
 _PROJECTION = "projection"
 

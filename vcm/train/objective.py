@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vcm.backbone import Backbone
-from vcm.draft import DraftMaps
+from vcm.model.backbone import Backbone
+from vcm.model.draft import DraftMaps
 from vcm.train.diffusion import stratified_timesteps
 from vcm.train.pairs import Pairs
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vcm.condition_encoder import draw_modality_keep
-from vcm.painter import Painter
-from vcm.sketch import Sketcher, read_given
+from vcm.model.condition_encoder import draw_modality_keep
+from vcm.model.painter import Painter
+from vcm.model.sketch import Sketcher, read_given
 from vcm.train.loop import LoopConfig, run_loop
 from vcm.train.pairs import Pairs
 

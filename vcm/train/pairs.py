@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vcm.backbone import Backbone
-from vcm.conditions import encode_one_hot
-from vcm.dataset import Cohort
-from vcm.image_conditions import CONTRASTS, encode_image, encode_partial, measure_range, scale_intensities
+from vcm.data.cohort import Cohort
+from vcm.modalities.conditions import encode_one_hot
+from vcm.modalities.image_conditions import CONTRASTS, encode_image, encode_partial, measure_range, scale_intensities
+from vcm.model.backbone import Backbone
 from vcm.train.degrade import SLICE_FACTORS, STRIPPED_SHARE, draw_hole, strip_skull, thicken_slices
 from vcm.train.latents import cached_pair
 

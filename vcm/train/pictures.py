@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vcm.adapter import VCM
-from vcm.backbone import Backbone
-from vcm.conditions import MODALITIES
+from vcm.modalities.conditions import MODALITIES
+from vcm.model.backbone import Backbone
+from vcm.model.vcm import VCM
+from vcm.render.slices import Plane, find_focus, render_slice
 from vcm.sampler import initial_noise, sample
-from vcm.slices import Plane, find_focus, render_slice
 from vcm.volume import Volume
 
 STEPS = 10

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vcm.dataset import read_json, write_json
+from vcm.data.cohort import read_json, write_json
 
 TRAINING_FILE = "training.json"
 _RUN_FILE = "run.json"

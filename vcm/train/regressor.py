@@ -9,8 +9,8 @@ import numpy as np
 from monai.transforms import Compose, RandFlipd
 from torch.nn.functional import l1_loss
 
-from vcm.dataset import simulated_cohort
-from vcm.evaluate_modalities import Translate
+from vcm.data.cohort import simulated_cohort
+from vcm.research.evaluate.modalities import Translate
 from vcm.train.small_unet import INPUT, TARGET, apply_small_unet, train_small_unet
 
 

@@ -14,10 +14,10 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from vcm import simulate
-from vcm.adherence import dice
-from vcm.dataset import Cohort, simulated_cohort
-from vcm.segmenter import NUM_ANATOMY_CLASSES, NUM_TUMOR_CLASSES, Segmenter, SegmenterConfig
+from vcm.data import simulate
+from vcm.data.cohort import Cohort, simulated_cohort
+from vcm.modalities.adherence import dice
+from vcm.model.segmenter import NUM_ANATOMY_CLASSES, NUM_TUMOR_CLASSES, Segmenter, SegmenterConfig
 from vcm.train.autoencoder import CONTRASTS, HELD_OUT_SUBJECTS
 from vcm.train.crops import Lesion, draw_place, draw_window, find_lesions
 from vcm.train.degrade import draw_uniform
@@ -116,7 +116,8 @@ def _draw(
     has_lesion = bool(lesions) and uniform(0.0, 1.0) < recipe.lesion_share
     if has_lesion:
         lesion = lesions[int(torch.randint(len(lesions), (1,), generator=random))]
-        subject, place = lesion.subject, lesion.middle
+        subject = lesion.subject
+        place: tuple[int, ...] = lesion.middle
     else:
         subject, place = int(torch.randint(len(cohort), (1,), generator=random)), draw_place(shape, random)
     if early and has_lesion and uniform(0.0, 1.0) < recipe.crop_share:
@@ -129,8 +130,8 @@ def _draw(
     if uniform(0.0, 1.0) < 0.5:
         image, tumor, anatomy = image[::-1], tumor[::-1], anatomy[::-1]
     image = _distort(_fade_lesion(image, tumor, random), random)
-    labels = (torch.from_numpy(each.astype(np.int64))[None] for each in (tumor, anatomy))
-    return torch.from_numpy(image)[None, None], *labels
+    tumor_labels, anatomy_labels = (torch.from_numpy(each.astype(np.int64))[None] for each in (tumor, anatomy))
+    return torch.from_numpy(image)[None, None], tumor_labels, anatomy_labels
 
 
 def _fade_lesion(image: NDArray[np.float32], tumor: NDArray[np.uint8], random: torch.Generator) -> NDArray[np.float32]:
@@ -141,7 +142,7 @@ def _fade_lesion(image: NDArray[np.float32], tumor: NDArray[np.uint8], random: t
     return image * (1 + np.float32(draw_uniform(random, -0.25, 0.25)) * inside)
 
 
-def _distort(image: NDArray[np.float32], random: torch.Generator) -> NDArray[np.float32]:
+def _distort(image: NDArray[np.floating], random: torch.Generator) -> NDArray[np.float32]:
     """Blur, mottle, shift the gray scale, add noise, each now and then: generated brains have other textures."""
     uniform = partial(draw_uniform, random)
     if uniform(0.0, 1.0) < 0.5:
@@ -152,11 +153,11 @@ def _distort(image: NDArray[np.float32], random: torch.Generator) -> NDArray[np.
         image = image * (1 + np.float32(uniform(0.0, 0.12)) * mottle / mottle.std())
     if uniform(0.0, 1.0) < 0.3:
         image = np.float32(uniform(0.92, 1.08)) * image + np.float32(uniform(-0.03, 0.03))
-    image = image.clip(0.0, 1.0)
+    image = np.clip(image, 0.0, 1.0, dtype=np.float32)
     if uniform(0.0, 1.0) < 0.3:
-        image = image ** np.float32(uniform(0.86, 1.16))
+        image = np.power(image, np.float32(uniform(0.86, 1.16)))
     if uniform(0.0, 1.0) < 0.3:
-        image = image + uniform(0.0, 0.03) * torch.randn(image.shape, generator=random).numpy()
+        image = image + np.float32(uniform(0.0, 0.03)) * torch.randn(image.shape, generator=random).numpy()
     return np.ascontiguousarray(image.clip(0.0, 1.0), dtype=np.float32)
 
 

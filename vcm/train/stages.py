@@ -13,8 +13,25 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import Tensor
 
-from vcm.autoencoder import Autoencoder
-from vcm.checkpoint import (
+from vcm.data.cohort import read_json
+from vcm.data.own_data import OwnCohort, load_own_cohort
+from vcm.model.autoencoder import Autoencoder
+from vcm.model.config import ModelConfig
+from vcm.runtime.memory import keep_freed_memory
+from vcm.train.autoencoder import AutoencoderRecipe, train_autoencoder
+from vcm.train.diffusion import DiffusionRecipe, find_brain_region, train_diffusion
+from vcm.train.foreign import Placement, choose_adapter
+from vcm.train.loop import STATE_FILE, count_steps
+from vcm.train.mini import build_mini_config
+from vcm.train.more_conditions import carry_over
+from vcm.train.painter import set_painters_aside
+from vcm.train.record import began_from_weights, begin_run, record_run
+from vcm.train.segmenter import SegmenterRecipe, train_segmenter
+from vcm.train.strength import STRENGTH_FILE
+from vcm.train.team import Team, find_team
+from vcm.train.vcm import OWN_DATA_LOOP, AdapterRecipe, train_adapter
+from vcm.volume import Volume
+from vcm.weights.checkpoint import (
     AUTOENCODER_FILE,
     BRAIN_FILE,
     CONFIG_FILE,
@@ -32,24 +49,7 @@ from vcm.checkpoint import (
     write_bytes,
     write_sums,
 )
-from vcm.config import ModelConfig
-from vcm.dataset import read_json
-from vcm.memory import keep_freed_memory
-from vcm.pretrained import EMBEDDED, find_model
-from vcm.train.adapter import OWN_DATA_LOOP, AdapterRecipe, train_adapter
-from vcm.train.autoencoder import AutoencoderRecipe, train_autoencoder
-from vcm.train.diffusion import DiffusionRecipe, find_brain_region, train_diffusion
-from vcm.train.foreign import Placement, choose_adapter
-from vcm.train.loop import STATE_FILE, count_steps
-from vcm.train.mini import build_mini_config
-from vcm.train.more_conditions import carry_over
-from vcm.train.own_data import OwnCohort, load_own_cohort
-from vcm.train.painter import set_painters_aside
-from vcm.train.record import began_from_weights, begin_run, record_run
-from vcm.train.segmenter import SegmenterRecipe, train_segmenter
-from vcm.train.strength import STRENGTH_FILE
-from vcm.train.team import Team, find_team
-from vcm.volume import Volume
+from vcm.weights.pretrained import EMBEDDED, find_model
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def train(
             `out` holds no model yet, from that of `model`.
         conditions: what a VCM is to follow, of tumor, anatomy, partial, lowres, t2 and flair; by default what the
             model's own follows, or tumor and anatomy where that is a published one.
-        data: a folder of subjects to learn from instead of simulated ones, of a VCM, see `vcm.train.own_data`; by
+        data: a folder of subjects to learn from instead of simulated ones, of a VCM, see `vcm.data.own_data`; by
             default the conditions are then those that the data show.
 
     Raises:

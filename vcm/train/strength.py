@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vcm.adapter import VCM
-from vcm.backbone import Backbone
-from vcm.dataset import write_json
-from vcm.precision import autocast
+from vcm.data.cohort import write_json
+from vcm.model.backbone import Backbone
+from vcm.model.vcm import VCM
+from vcm.runtime.precision import autocast
 from vcm.sampler import initial_noise, sample
 from vcm.train.pairs import Pairs
 

@@ -15,27 +15,28 @@ import numpy as np
 from gradio.components import Component
 from numpy.typing import NDArray
 
-from vcm.conditions import EDEMA, MODALITIES, load_condition
 from vcm.job import SLICES
-from vcm.lesion import build_lesion
+from vcm.modalities.conditions import EDEMA, MODALITIES, load_condition
+from vcm.modalities.lesion import build_lesion
 from vcm.recipe import build_recipe, load_recipe
 from vcm.request import GenerationRequest
 from vcm.ui import words
-from vcm.ui.content import ROUNDED_NOTE, Content, show_example, show_recipe
-from vcm.ui.controls import draw_seed
-from vcm.ui.examples import Example
-from vcm.ui.failures import FORESEEN, explain
-from vcm.ui.label_maps import UploadedMaps, pack_labels, unpack_labels
+from vcm.ui.canvas.label_maps import UploadedMaps, pack_labels, unpack_labels
+from vcm.ui.canvas.slice_canvas import SliceCanvasData, read_mask
 from vcm.ui.layout import Page, half_heading
-from vcm.ui.lesion_builder import LesionBuilder
-from vcm.ui.live import LIVE_STEPS, Strokes
-from vcm.ui.pace import Workload
 from vcm.ui.palette import Palette
-from vcm.ui.run_facts import describe_run
-from vcm.ui.scan_uploads import add_new_layers, move_with_scans
-from vcm.ui.session_files import keep_in_use, one_at_a_time, session_folder, upload_time
-from vcm.ui.slice_canvas import SliceCanvasData, read_mask
-from vcm.ui.studio import Finished, Studio
+from vcm.ui.sections.content import ROUNDED_NOTE, Content, show_example, show_recipe
+from vcm.ui.sections.controls import draw_seed
+from vcm.ui.sections.examples import Example
+from vcm.ui.sections.lesion_builder import LesionBuilder
+from vcm.ui.sections.live import LIVE_STEPS, Strokes
+from vcm.ui.sections.run_facts import describe_run
+from vcm.ui.sections.scan_uploads import add_new_layers, move_with_scans
+from vcm.ui.server.failures import FORESEEN, explain
+from vcm.ui.server.pace import Workload
+from vcm.ui.server.session_files import keep_in_use, one_at_a_time, session_folder, upload_time
+from vcm.ui.server.studio import Finished, Studio
+from vcm.ui.server.worker import Progress
 from vcm.ui.views import (
     ResultView,
     Shown,
@@ -48,7 +49,6 @@ from vcm.ui.views import (
     view_quick,
     view_result,
 )
-from vcm.ui.worker import Progress
 from vcm.volume import Volume
 
 Updates = dict[Component, Any]

@@ -11,14 +11,14 @@ import gradio as gr
 from gradio.data_classes import FileData
 from gradio.utils import get_upload_folder
 
-from vcm.conditions import load_condition
-from vcm.register import place_request
+from vcm.modalities.conditions import load_condition
 from vcm.request import GenerationRequest
-from vcm.ui.examples import Example
-from vcm.ui.failures import FORESEEN, explain
-from vcm.ui.session_files import session_folder, write_downloads
-from vcm.ui.studio import Finished, Studio
+from vcm.ui.sections.examples import Example
+from vcm.ui.server.failures import FORESEEN, explain
+from vcm.ui.server.session_files import session_folder, write_downloads
+from vcm.ui.server.studio import Finished, Studio
 from vcm.volume import Volume
+from vcm.volume.registration import place_request
 
 Sampler = Literal["unipc", "ddim", "dpmpp"]
 Sex = Literal["female", "male"]

@@ -11,27 +11,27 @@ from gradio.components import Component
 from gradio.events import Dependency
 from gradio.utils import get_upload_folder
 
-from vcm.cost import guess_timings
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
 from vcm.ui import words
 from vcm.ui.actions import Actions
 from vcm.ui.api import build_api
-from vcm.ui.content import show_example, show_nothing
-from vcm.ui.examples import Example, load_examples
-from vcm.ui.guard import build_guard, follow_no_links
-from vcm.ui.history import wire_history
 from vcm.ui.layout import Page, build_layout
-from vcm.ui.lesson_section import LESSONS_STYLE, load_teaching, wire_lessons
-from vcm.ui.live import REST_JS, STOP_JS, STROKE_JS, TURN_JS
-from vcm.ui.models import render_models
-from vcm.ui.pace import Workload, convert_timings
+from vcm.ui.learn.lesson_section import LESSONS_STYLE, load_teaching, wire_lessons
 from vcm.ui.palette import build_palette, label_modalities
-from vcm.ui.scan_uploads import image_modalities
-from vcm.ui.session_files import KEEP_SECONDS, leave_session, remove_old_sessions
-from vcm.ui.share_link import wire_share_link
-from vcm.ui.studio import Studio
+from vcm.ui.sections.content import show_example, show_nothing
+from vcm.ui.sections.examples import Example, load_examples
+from vcm.ui.sections.history import wire_history
+from vcm.ui.sections.live import REST_JS, STOP_JS, STROKE_JS, TURN_JS
+from vcm.ui.sections.models import render_models
+from vcm.ui.sections.scan_uploads import image_modalities
+from vcm.ui.sections.share_link import wire_share_link
+from vcm.ui.server.guard import build_guard, follow_no_links
+from vcm.ui.server.pace import Workload, convert_timings
+from vcm.ui.server.session_files import KEEP_SECONDS, leave_session, remove_old_sessions
+from vcm.ui.server.studio import Studio
 from vcm.ui.theme import STYLE_SHEET, build_theme
+from vcm.weights.cost import guess_timings
 
 ASSETS = Path(__file__).parents[2] / "assets"
 EXAMPLES, LESSONS = ASSETS / "examples", ASSETS / "lessons"

@@ -8,26 +8,26 @@ from html import escape
 
 import gradio as gr
 
-from vcm.conditions import MODALITIES
-from vcm.config import CovariateConfig
+from vcm.modalities.conditions import MODALITIES
+from vcm.model.config import CovariateConfig
 from vcm.ui import words
 from vcm.ui.assist import build_assist
-from vcm.ui.content import ROUNDED_NOTE, Content
-from vcm.ui.controls import Controls, build_controls
-from vcm.ui.examples import Example
-from vcm.ui.history import History, build_history
-from vcm.ui.label_maps import pack_labels
-from vcm.ui.lesion_builder import LesionBuilder, build_lesion_builder
-from vcm.ui.lesson_section import LessonSection, Teaching, build_lesson_section
-from vcm.ui.live import Live, build_live
+from vcm.ui.canvas.label_maps import pack_labels
+from vcm.ui.canvas.slice_canvas import SliceCanvas, SliceCanvasData
+from vcm.ui.learn.lesson_section import LessonSection, Teaching, build_lesson_section
+from vcm.ui.learn.tour import TOUR_BUTTON
 from vcm.ui.palette import Palette
-from vcm.ui.scan_uploads import ScanUploads, build_scan_uploads
-from vcm.ui.scene import Scene
-from vcm.ui.share_link import ShareLink, build_share_link
-from vcm.ui.slice_canvas import SliceCanvas, SliceCanvasData
-from vcm.ui.tour import TOUR_BUTTON
+from vcm.ui.scene.scene import Scene
+from vcm.ui.sections.content import ROUNDED_NOTE, Content
+from vcm.ui.sections.controls import Controls, build_controls
+from vcm.ui.sections.examples import Example
+from vcm.ui.sections.history import History, build_history
+from vcm.ui.sections.lesion_builder import LesionBuilder, build_lesion_builder
+from vcm.ui.sections.live import Live, build_live
+from vcm.ui.sections.scan_uploads import ScanUploads, build_scan_uploads
+from vcm.ui.sections.share_link import ShareLink, build_share_link
+from vcm.ui.sections.widgets import build_example_strip, build_view_switch
 from vcm.ui.views import PAIR_TITLES, FilesView, Shown
-from vcm.ui.widgets import build_example_strip, build_view_switch
 
 _LINK = "studio"  # editor and viewers share one crosshair
 

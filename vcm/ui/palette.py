@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 
-from vcm.conditions import EDEMA, ENHANCING, MODALITIES, NECROTIC_CORE
+from vcm.modalities.conditions import EDEMA, ENHANCING, MODALITIES, NECROTIC_CORE
 from vcm.pipeline import Pipeline
-from vcm.ui.slice_canvas import Label
+from vcm.ui.canvas.slice_canvas import Label
 
 # From the outside in, with shares of the radius: what a first stroke should be, as a model follows a whole lesion best.
 _TUMOR_BRUSH = ("Whole tumor", ((EDEMA, 1.0), (ENHANCING, 0.8), (NECROTIC_CORE, 0.5)))

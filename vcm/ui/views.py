@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vcm.conditions import MODALITIES
-from vcm.config import Grid
+from vcm.modalities.conditions import MODALITIES
+from vcm.modalities.scans import show_on_grid
+from vcm.model.config import Grid
 from vcm.request import GenerationResult
-from vcm.scans import show_on_grid
 from vcm.ui import words
+from vcm.ui.canvas.slice_canvas import Layer, SliceCanvasData, canvas_value, image_layer, publish_volume
 from vcm.ui.palette import Palette
-from vcm.ui.run_facts import RunFacts
-from vcm.ui.scene import SceneData, publish_scene
-from vcm.ui.session_files import write_downloads
-from vcm.ui.slice_canvas import Layer, SliceCanvasData, canvas_value, image_layer, publish_volume
+from vcm.ui.scene.scene import SceneData, publish_scene
+from vcm.ui.sections.run_facts import RunFacts
+from vcm.ui.server.session_files import write_downloads
 
 PAIR_TITLES = ("Controlled", "Uncontrolled")
 PAIR_HINTS = ("Made with what was drawn.", "Made from the same noise, without what was drawn.")

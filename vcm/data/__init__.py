@@ -1,0 +1,1 @@
+"""Subjects to learn from: simulated ones and those of a lab."""

@@ -1,0 +1,1 @@
+"""Volumes as pictures: slices and surfaces."""

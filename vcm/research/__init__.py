@@ -1,0 +1,1 @@
+"""What measures the models; nothing of it runs in the app."""

@@ -1,0 +1,1 @@
+"""`vcm benchmark`: speed beside quality."""

@@ -1,0 +1,1 @@
+"""`vcm evaluate`: how well a model follows its conditions."""

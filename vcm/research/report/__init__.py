@@ -1,0 +1,1 @@
+"""Figures, tables and cards, made from measured results."""

@@ -1,0 +1,1 @@
+"""Speed, memory and number formats of the device at hand."""

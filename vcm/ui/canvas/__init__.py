@@ -1,0 +1,1 @@
+"""The three-plane canvas: the editor and the viewer of slices."""

@@ -1,0 +1,1 @@
+"""Lessons, their figures and the guided tour."""

@@ -1,0 +1,1 @@
+"""Sessions, files, the worker, and what the server refuses."""

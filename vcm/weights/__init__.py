@@ -1,0 +1,1 @@
+"""Model folders: read, verified, published, shared."""

@@ -77,15 +77,17 @@ def made_up_subjects(cache: Path, seeds: range, contrasts=("t1",), with_tumor=Tr
 
 def make_training_small() -> None:
     """Put a tiny recipe and the made-up subjects where the training of a segmenter looks for its own."""
+    from dataclasses import replace
+
     from vcm.model.segmenter import SegmenterConfig
     from vcm.train import loop, segmenter, stages
 
     recipe = stages.SegmenterRecipe(
         config=SegmenterConfig(init_filters=8, blocks_down=(1, 1), blocks_up=(1,)),
         loop=loop.LoopConfig(steps=30, learning_rate=1e-3, warmup_steps=2, save_every=4, log_every=1),
-        crop=SHAPE,
+        crop=min(SHAPE),
     )
-    stages.SegmenterRecipe = lambda: recipe
+    stages.MINI = replace(stages.MINI, segmenter=recipe)
     segmenter.simulated_cohort = made_up_subjects
     write = loop._Log.write
 

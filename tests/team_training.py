@@ -14,7 +14,7 @@ from torch import nn
 from vcm.train import stages
 from vcm.train.loop import LoopConfig, run_loop
 from vcm.train.team import find_team
-from vcm.train.vcm import AdapterRecipe
+from vcm.train.vcm import VCMRecipe
 from vcm.weights.checkpoint import save_model
 
 LOOP = LoopConfig(steps=4, learning_rate=1e-2, warmup_steps=1, save_every=2, validate_every=2, log_every=2)
@@ -62,7 +62,7 @@ def train_vcm(out: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vcm.train.vcm.simulated_cohort", CoarseCohorts(make_coarse_subjects()))
         patch.setattr(stages, "build_mini_config", lambda: build_tiny_config(GRID))
-        patch.setattr(stages, "AdapterRecipe", lambda: AdapterRecipe(subjects=2, loop=replace(LOOP, steps=2)))
+        patch.setattr(stages, "MINI", replace(stages.MINI, vcm=VCMRecipe(subjects=2, loop=replace(LOOP, steps=2))))
         stages.train("vcm", out / "made", model=model)
 
 

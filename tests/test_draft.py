@@ -18,11 +18,10 @@ from tiny import (
 
 from vcm.model.backbone import Backbone
 from vcm.model.config import AdapterConfig, ConfigError
-from vcm.model.draft import LOG_VARIANCE_RANGE, DraftMaps
+from vcm.model.draft import LOG_VARIANCE_RANGE
 from vcm.model.vcm import VCM, modulate
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
-from vcm.train.objective import Noised, measure_draft
 from vcm.volume import Volume
 from vcm.weights.checkpoint import LoadedModel
 
@@ -124,45 +123,6 @@ def test_a_sample_trusts_a_draft_more_than_a_step_of_training_but_never_more_tha
         torch.testing.assert_close(found, torch.lerp(epsilon, drafted, trust), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("log_variance", [-3.0, 0.0, 1.5])
-def test_the_objective_is_least_at_the_mean_and_the_variance_that_there_are(log_variance):
-    random = torch.Generator().manual_seed(0)
-    clean = 0.4 + torch.randn(1, 8, 20, 20, 20, generator=random) * float(torch.tensor(log_variance).exp().sqrt())
-    nothing = torch.zeros(1, 1, 20, 20, 20)
-    level = torch.ones(1, 1, 1, 1, 1)
-    noised = Noised(clean, clean, clean, torch.tensor([1]), level, torch.zeros(1, 1, 4), nothing)
-
-    def measure(mean: float, said: float) -> float:
-        maps = torch.ones_like(clean)
-        return float(measure_draft(DraftMaps(mean * maps, said * maps, nothing), noised, tumor_weight=25.0)[0])
-
-    best = measure(0.4, log_variance)
-    step = 0.2 * 2.718 ** (log_variance / 2)
-    assert all(measure(0.4 + change, log_variance) > best for change in (-step, step))
-    assert all(measure(0.4, log_variance + change) > best for change in (-0.2, 0.2))
-    figures = measure_draft(make_like(clean, 0.4, 0.0), noised, 25.0)[1]
-    assert figures["draft_outside"] == pytest.approx(2.718**log_variance, rel=0.05)
-
-
-def make_like(clean: torch.Tensor, mean: float, log_variance: float) -> DraftMaps:
-    maps = torch.ones_like(clean)
-    return DraftMaps(mean * maps, log_variance * maps, maps)
-
-
-def test_the_variance_has_no_say_in_the_mean(backbone):
-    """Else it would be learned slowly where much is unknown."""
-    clean = torch.randn(1, 4, 3, 4, 3)
-    nothing = torch.zeros(1, 1, 3, 4, 3)
-    noised = Noised(clean, clean, clean, torch.tensor([1]), torch.ones(1, 1, 1, 1, 1), torch.zeros(1, 1, 4), nothing)
-    gradients = []
-    for log_variance in (-2.0, 2.0):
-        mean = torch.zeros_like(clean, requires_grad=True)
-        draft = DraftMaps(mean, torch.full_like(clean, log_variance), nothing)
-        measure_draft(draft, noised, 25.0)[0].backward()
-        gradients.append(mean.grad)
-    torch.testing.assert_close(*gradients)
-
-
 def test_the_backbone_is_no_part_of_it(backbone):
     vcm = build_drafting_vcm(backbone)
     assert not any("autoencoder" in name or "backbone" in name for name in vcm.state_dict())
@@ -176,16 +136,6 @@ def test_without_a_backbone_it_says_what_is_missing():
         vcm.encode_condition({"tumor": torch.zeros(1, 3, *TINY_GRID.shape)})
     with pytest.raises(ValueError, match="At least one condition"):
         vcm.encode_condition({})
-
-
-def test_strength_is_trust_in_the_draft_and_never_more_than_all(backbone):
-    vcm = build_drafting_vcm(backbone)
-    torch.nn.init.constant_(vcm.draft.trust.bias, 0.5)
-    given = {"tumor": all_conditions()["tumor"]}
-    for wanted in (0.75, 1.0):
-        vcm.strengthen(1.5)
-        draft = vcm.read_draft(vcm.encode_condition(given))
-        torch.testing.assert_close(draft.trust, torch.full_like(draft.trust, wanted))
 
 
 def test_a_run_looks_once_at_each_view():

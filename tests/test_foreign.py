@@ -72,7 +72,6 @@ def simulated(subjects: list[simulate.Subject], monkeypatch: pytest.MonkeyPatch)
     )
     # All that are held out do as well, but take minutes.
     monkeypatch.setattr("vcm.train.vcm.HELD_OUT", 2)
-    monkeypatch.setattr("vcm.train.strength._MOST_SUBJECTS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -301,7 +300,7 @@ def test_a_model_stays_whole_until_its_new_vcm_is_there(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "train_adapter", stop)
+        patch.setattr(stages, "train_vcm", stop)
         for options in ({"from_weights": True}, {"from_weights": True}, {"resume": True}):
             with pytest.raises(KeyboardInterrupt):
                 stages.train("vcm", tmp_path, samples=2, steps=1, conditions=["tumor", "t2"], **options)

@@ -3,13 +3,10 @@
 import pytest
 import torch
 
-from tests.tiny import build_tiny_model
-from vcm.train.objective import Noised, let_drift, measure_error
-
-TINY = build_tiny_model()
+from vcm.train.objective import Noised, measure_error
 
 
-def noised_with(tumor_share: torch.Tensor) -> Noised:
+def noised_with(tumor_share: torch.Tensor, counted: torch.Tensor | None = None) -> Noised:
     count = len(tumor_share)
     latent = torch.zeros(count, 2, *tumor_share.shape[2:])
     return Noised(
@@ -18,8 +15,8 @@ def noised_with(tumor_share: torch.Tensor) -> Noised:
         noise=latent,
         timesteps=torch.zeros(count, dtype=torch.long),
         signal=torch.ones(count, 1, 1, 1, 1),
-        context=torch.zeros(count, 1, 4),
         tumor_share=tumor_share,
+        counted=torch.ones_like(tumor_share) if counted is None else counted,
     )
 
 
@@ -61,50 +58,9 @@ def test_the_figures_tell_the_error_inside_and_outside():
     assert figures == {"inside": pytest.approx(9.0), "outside": pytest.approx(0.0)}
 
 
-def drift_of(share: torch.Tensor, timestep: int) -> tuple[Noised, Noised]:
-    """Pairs (B, 1, x, y, z) before and after a drift."""
-    backbone = TINY.backbone
-    random = torch.Generator().manual_seed(3)
-    clean = torch.randn(len(share), *backbone.latent_shape, generator=random)
-    noise = torch.randn(clean.shape, generator=random)
-    timesteps = torch.full((len(share),), timestep)
-    signal = backbone.alphas_cumprod[timesteps].sqrt().reshape(-1, 1, 1, 1, 1)
-    latent = backbone.add_noise(clean, noise, timesteps)
-    before = Noised(clean, latent, noise, timesteps, signal, torch.rand(len(share), 1, 4), share)
-    return before, let_drift(before, backbone, random)
-
-
-@pytest.mark.parametrize("timestep", [10, 400, 990])
-def test_after_a_drift_the_noise_still_leads_to_the_whole_tumor(timestep):
-    before, after = drift_of(torch.ones(8, 1, *TINY.backbone.latent_shape[1:]), timestep)
-    changed = (after.latent != before.latent).flatten(1).any(1)
-    assert 0 < changed.sum() < len(changed)  # some stay as they were
-    torch.testing.assert_close(TINY.backbone.add_noise(after.clean, after.noise, after.timesteps), after.latent)
-    torch.testing.assert_close(after.clean, before.clean)
-
-
-def test_only_the_tumor_and_the_cells_around_it_drift():
-    share = torch.zeros(8, 1, *TINY.backbone.latent_shape[1:])
-    share[:4, :, 1, 2, 1] = 0.5  # the other four have no tumor
-    before, after = drift_of(share, 400)
-    moved = (after.latent - before.latent).abs().amax(1) > 0
-    near = torch.zeros_like(moved)
-    near[:, :3, 1:4, :3] = True
-    assert moved[:4].any()
-    assert not moved[4:].any()
-    assert not (moved & ~near).any()
-
-
-def test_the_drift_is_small_where_the_noise_is_small():
-    share = torch.ones(8, 1, *TINY.backbone.latent_shape[1:])
-    late, early = (
-        (after.latent - before.latent).abs().max() / before.signal[0].item()
-        for before, after in (drift_of(share, 1), drift_of(share, 600))
-    )
-    assert late < 0.2 * early
-
-
-def test_a_drift_asks_the_prior_without_gradients():
-    _, after = drift_of(torch.ones(4, 1, *TINY.backbone.latent_shape[1:]), 300)
-    assert not after.latent.requires_grad
-    assert not after.noise.requires_grad
+def test_cells_that_do_not_count_change_neither_the_error_nor_the_weight_of_others():
+    share, counted = block(8), 1 - block(4)
+    wrong_where_it_does_not_count = 5 * torch.ones(1, 2, 8, 8, 8) * block(4)
+    loss, figures = measure_error(wrong_where_it_does_not_count, noised_with(share, counted), 25.0)
+    assert loss.item() == 0
+    assert figures == {"inside": 0.0, "outside": 0.0}

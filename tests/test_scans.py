@@ -8,7 +8,7 @@ from scipy import ndimage
 from vcm.modalities.conditions import prepare_condition
 from vcm.modalities.image_conditions import encode_image, encode_partial, grow, measure_range, scale_intensities
 from vcm.model.config import Grid
-from vcm.train.degrade import thicken_slices
+from vcm.train.shifts import thicken_slices
 from vcm.volume import Volume, VolumeError
 
 AFFINE = np.array([[2.0, 0, 0, -23], [0, 2, 0, -27], [0, 0, 2, -23], [0, 0, 0, 1]])
@@ -104,7 +104,7 @@ def test_thick_slices_become_what_training_makes_of_them(factor, offset):
     affine[2, 2] *= factor
     affine[2, 3] += (factor - 1) - 2 * offset
     prepared = prepare_condition("lowres", Volume(thick, affine), GRID)
-    shown = thicken_slices(torch.from_numpy(image), factor, offset).numpy()
+    shown = thicken_slices(image, factor, offset)
     expected = scale_intensities(shown, measure_range(shown))  # of the slices as interpolated: hardly another range
     assert np.abs(prepared.tensor[0].numpy() - expected).max() < 0.05
 

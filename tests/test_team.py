@@ -51,8 +51,6 @@ def test_a_stage_trained_by_a_team_is_a_model_folder_and_says_so(launched):
     model = load_model(launched / "made")
     assert model.adapter.modalities == ("tumor", "anatomy")
     (run,) = read_training(launched / "made")["vcm"]
-    assert run.pop("strength") >= 1.0
-    assert "1" in run.pop("contrasts")
     assert run == {"from_weights": False, "steps": 2, "subjects": 2, "processes": 2}
 
 

@@ -554,13 +554,14 @@ class Stage(StrEnum):
     DIFFUSION = "diffusion"
     VCM = "vcm"
     SEGMENTER = "segmenter"
+    MINI = "mini"
 
 
 @app.command()
 def train(
     stage: Annotated[
         Stage,
-        typer.Argument(help="What to train; diffusion needs the autoencoder, vcm needs both."),
+        typer.Argument(help="What to train; diffusion needs the autoencoder, vcm needs both; mini is all of them."),
     ],
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="The model folder; only --check goes without.")
@@ -594,9 +595,12 @@ def train(
             help="What a VCM is to follow, one option each: tumor, anatomy, partial, lowres, t2, flair.",
         ),
     ] = None,
+    segmenter: Annotated[
+        bool, typer.Option("--segmenter", help="Of mini: train the segmenter as well, which only measures.")
+    ] = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """Train one part of a model on simulated subjects or your own, and export it into the model folder."""
+    """Train one part of a model on simulated subjects or your own, or all of the embedded one, into a model folder."""
     _require_training_extra()
     if check:
         _check_data(data)
@@ -608,7 +612,17 @@ def train(
     from vcm.outputs import make_folder
     from vcm.pipeline import choose_device
     from vcm.train.stages import train as train_stage
+    from vcm.train.stages import train_model
 
+    chosen_device = str(choose_device(find_shard().choose_device(device)))
+    if stage is Stage.MINI:
+        if data is not None or condition or from_weights:
+            raise ValueError("vcm train mini makes the embedded model from nothing: it takes no data and no condition.")
+        train_model(make_folder(out), samples=samples, steps=steps, with_segmenter=segmenter, device=chosen_device)
+        typer.echo(f"Trained mini in {out}.")
+        return
+    if segmenter:
+        raise ValueError("--segmenter is an option of vcm train mini.")
     try:
         train_stage(
             stage.value,
@@ -619,7 +633,7 @@ def train(
             steps=steps,
             resume=resume,
             from_weights=from_weights,
-            device=str(choose_device(find_shard().choose_device(device))),
+            device=chosen_device,
             conditions=condition,
         )
     except DataProblemsError as error:

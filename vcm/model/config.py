@@ -283,6 +283,9 @@ class AdapterConfig(_JsonConfig):
     - `draft`: of the clean latent, made of the conditions once per run, to which the noise estimate is drawn as far as
       it is trusted. None for a VCM that has to find in every step anew what its conditions look like. Only with a
       `velocity_schedule`.
+    - `norm`: "channel" normalises over the channels of each cell, so that what crops teach holds for whole volumes;
+      None keeps the GroupNorm of released weights, whose statistics are of the whole volume. With "channel" the two
+      heads give gamma and beta of v, from which those of epsilon follow, so it needs a `velocity_schedule`.
     - `aggregation`: "concat" joins the modalities' features and presence flags with one 1x1x1 projection, "mean"
       averages the features of those present (an ablation).
     """
@@ -298,6 +301,7 @@ class AdapterConfig(_JsonConfig):
     static_maps: bool = False
     aggregation: Literal["concat", "mean"] = "concat"
     draft: DraftConfig | None = field(default=None, metadata=_LATER)
+    norm: Literal["channel"] | None = field(default=None, metadata=_LATER)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "unet", _plain(self.unet))
@@ -308,6 +312,11 @@ class AdapterConfig(_JsonConfig):
             raise ConfigError("A VCM's fusion_blocks must not be negative, and its feature_channels positive.")
         if self.static_maps and self.velocity_schedule is None:
             raise ConfigError("A VCM's static_maps need a velocity_schedule.")
+        if self.norm is not None:
+            if self.velocity_schedule is None:
+                raise ConfigError("A VCM with a channel norm needs a velocity_schedule.")
+            if self.static_maps or self.draft is not None or self.normalize_heads:
+                raise ConfigError("A VCM with a channel norm has no static_maps, draft or normalised heads.")
         if self.draft is not None:
             if self.velocity_schedule is None:
                 raise ConfigError("A VCM's draft needs a velocity_schedule.")
@@ -449,7 +458,7 @@ def _read(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         return _read_dataclass(typing.cast(type, hint), value, where)
-    if origin is types.UnionType:
+    if origin in (types.UnionType, typing.Union):  # the latter is what Literal | None becomes
         return None if value is None else _read(arguments[0], value, where)
     if origin is Literal:
         if value in arguments:

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from vcm.modalities.image_conditions import list_contrasts
 from vcm.model.backbone import Backbone, build_betas, build_network
+from vcm.model.channel_norm import use_channel_norms
 from vcm.model.condition_encoder import ConditionReader
 from vcm.model.config import AdapterConfig
 from vcm.model.draft import TRUST_LEARNED_FROM, DraftMaps, DraftNetwork
@@ -59,7 +60,7 @@ class VCM(ConditionReader):
             config.head_channels,
             config.latent_channels,
             config.normalize_heads,
-            with_gain=config.velocity_schedule is not None,
+            with_gain=config.velocity_schedule is not None and config.norm is None,
         )
         if config.velocity_schedule is not None:
             # In no weight file, so it must be real even where the module is built on the meta device.
@@ -67,6 +68,8 @@ class VCM(ConditionReader):
             self.register_buffer("alphas_cumprod", alphas_cumprod, persistent=False)
         output_convolution = self.unet.out[-1].conv
         nn.init.normal_(output_convolution.weight, std=OUTPUT_CONVOLUTION_STD)
+        if config.norm == "channel":
+            use_channel_norms(self)
 
     def look_through(self, backbone: Backbone) -> None:
         """Use a backbone's frozen encoder for sketches, where the VCM makes a draft; it is no part of the VCM."""
@@ -128,7 +131,11 @@ class VCM(ConditionReader):
         signal, noise_level = alphas.sqrt(), (1.0 - alphas).sqrt()
         velocity = (epsilon - noise_level * latent) / signal
         hidden = self.unet(torch.cat([latent, velocity, read], dim=1), timesteps=timesteps)
-        changes = self.heads.joined(hidden).float()  # (B, 3 C, x, y, z)
+        changes = self.heads.joined(hidden).float()  # (B, 2 C or 3 C, x, y, z)
+        if self.heads.gain is None:
+            # v' = v (1 + gamma) + shift; with epsilon = signal v + noise_level z_t that is gamma and beta of epsilon.
+            eps_scale, shift = changes.chunk(2, dim=1)
+            return eps_scale, signal * shift - noise_level * latent * eps_scale
         if self.static_maps is not None:
             changes += self.static_maps.fade(static_maps, signal, noise_level)
         scale, shift, gain = changes.chunk(3, dim=1)
@@ -148,28 +155,6 @@ class VCM(ConditionReader):
         drafted = draft.estimate_epsilon(latent, signal, noise_level, temperature)
         # (1 - trust) (epsilon (1 + gamma) + beta) + trust drafted, as gamma and beta.
         return (1.0 - trust) * (1.0 + eps_scale) - 1.0, (1.0 - trust) * eps_shift + trust * drafted
-
-    @torch.no_grad()
-    def strengthen(self, factor: float) -> None:
-        """Multiply scale and shift by a factor, for good, by its weights; what it hears in the conditions stays.
-
-        Of a VCM that makes a draft the trust in that is multiplied instead: what else it says, the draft replaces.
-
-        Raises:
-            ValueError: the heads end in a norm, which undoes any factor.
-        """
-        if self.config.normalize_heads:
-            raise ValueError("A VCM whose heads are normalised cannot be strengthened by its weights.")
-        if self.draft is not None:
-            for parameter in self.draft.trust.parameters():
-                parameter.mul_(factor)
-            return
-        last = [*self.heads.outputs()]
-        if self.static_maps is not None:
-            last.append(self.static_maps.maps)
-        for convolution in last:
-            for parameter in convolution.parameters():
-                parameter.mul_(factor)
 
     @classmethod
     def from_pretrained(cls, where: str | Path, revision: str | None = None) -> VCM:

@@ -1,34 +1,68 @@
-"""How training makes image conditions out of whole scans, at random: brains alone, holes, and thick slices."""
+"""How training makes the conditions of a subject, each as a user's volume would become."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
-from vcm.modalities.image_conditions import HOLE_MARGIN_MM, grow
+from vcm.modalities.conditions import encode_one_hot
+from vcm.modalities.image_conditions import HOLE_MARGIN_MM, encode_image, encode_partial, grow
+from vcm.train.shifts import shift_scan
+from vcm.train.views import View
 
 SLICE_FACTORS = (2, 3, 4)
 """Voxels of 2 mm in a thick slice: 4, 6 and 8 mm."""
-
-STRIPPED_SHARE = 1 / 3
-"""How often a scan is seen without its skull, as those of a lab often come."""
 
 _BALL_RADII_MM = (12.0, 40.0)
 _SLAB_MM = (20.0, 70.0)
 _BRAIN_MARGIN_MM = 4.0
 
 
-def strip_skull(
-    image: NDArray[np.float32], anatomy: NDArray[np.uint8], tumor: NDArray[np.uint8]
-) -> NDArray[np.float32]:
-    """Return an image (X, Y, Z) in which only the brain is left, by the labels; as it is where they show none."""
-    brain = (anatomy > 0) | (tumor > 0)
-    return np.where(brain, image, np.float32(0)) if anatomy.any() else image
+def make_condition(name: str, view: View, random: torch.Generator) -> Tensor:
+    """Return one condition of a view, (C, x, y, z) float32."""
+    return _MAKERS[name](view, random)
+
+
+def _make_tumor(view: View, random: torch.Generator) -> Tensor:
+    return encode_one_hot(view.tumor, 3)
+
+
+def _make_anatomy(view: View, random: torch.Generator) -> Tensor:
+    # A person draws on healthy anatomy, but a tumor has pushed tissue away: show both.
+    before = bool(torch.rand(1, generator=random) < 0.5)
+    anatomy = view.read(view.cohort.anatomy_before) if before else view.anatomy
+    return encode_one_hot(np.where(view.tumor > 0, np.uint8(0), anatomy), 4)
+
+
+def _make_contrast(contrast: str, view: View, random: torch.Generator) -> Tensor:
+    return encode_image(shift_scan(view, contrast, random))
+
+
+def _make_thick_slices(view: View, random: torch.Generator) -> Tensor:
+    factor = SLICE_FACTORS[int(torch.randint(len(SLICE_FACTORS), (1,), generator=random))]
+    offset = int(torch.randint(factor, (1,), generator=random))
+    return encode_image(shift_scan(view, "t1", random, thicken=(factor, offset)))
+
+
+def _make_partial(view: View, random: torch.Generator) -> Tensor:
+    scan = shift_scan(view, "t1", random)
+    whole = view.whole()
+    return encode_partial(scan, draw_hole(whole.tumor, whole.anatomy, view.spacing_mm, random)[view.window])
+
+
+_MAKERS: Mapping[str, Callable[[View, torch.Generator], Tensor]] = {
+    "tumor": _make_tumor,
+    "anatomy": _make_anatomy,
+    "partial": _make_partial,
+    "lowres": _make_thick_slices,
+    "t2": partial(_make_contrast, "t2"),
+    "flair": partial(_make_contrast, "flair"),
+}
 
 
 def draw_hole(
@@ -58,7 +92,7 @@ def draw_hole(
         start = uniform(0.0, tumor.shape[2] - thickness)
         heights = np.arange(tumor.shape[2])
         return np.broadcast_to((heights >= start) & (heights < start + thickness), tumor.shape).copy()
-    inside = np.flatnonzero(brain)
+    inside = np.flatnonzero(brain) if brain.any() else np.arange(brain.size)
     chosen = inside[int(torch.randint(len(inside), (1,), generator=random))]
     center = np.unravel_index(chosen, brain.shape)
     radius = uniform(*_BALL_RADII_MM)
@@ -70,16 +104,3 @@ def draw_hole(
 def draw_uniform(random: torch.Generator, low: float, high: float) -> float:
     """Return a number between the two."""
     return low + (high - low) * float(torch.rand(1, generator=random))
-
-
-def thicken_slices(image: Tensor, factor: int, offset: int = 0) -> Tensor:
-    """Return what linear interpolation makes of thick axial slices of an image, (X, Y, Z).
-
-    Each thick slice is the mean of `factor` slices; the first one begins `offset` slices below the image.
-    """
-    depth = image.shape[2]
-    behind = -(depth + offset) % factor
-    padded = functional.pad(image[None, None], (offset, behind, 0, 0, 0, 0), mode="replicate")  # (1, 1, X, Y, Z')
-    thick = functional.avg_pool3d(padded, kernel_size=(1, 1, factor))
-    smooth = functional.interpolate(thick, size=padded.shape[2:], mode="trilinear", align_corners=False)
-    return smooth[0, 0, :, :, offset : offset + depth]

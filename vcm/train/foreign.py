@@ -100,6 +100,7 @@ def build_adapter_config(backbone: BackboneConfig, grid: Grid, condition_channel
         },
         head_channels=2 * width,
         velocity_schedule=backbone.schedule,
+        norm="channel",
     )
 
 

@@ -12,17 +12,15 @@ from vcm.model.config import (
     BackboneConfig,
     ConditionEncoderConfig,
     CovariateConfig,
-    DraftConfig,
     Grid,
     ModelConfig,
-    PainterConfig,
     ScheduleConfig,
 )
 
 LATENT_CHANNELS = 16
 LATENT_GRID = (20, 28, 20)
 POSITION_CHANNELS = 16
-FEATURE_CHANNELS = 16
+FEATURE_CHANNELS = 32
 ENCODER_CHANNELS = 64
 MODALITIES = {"tumor": 3, "anatomy": 4, "partial": 2, "lowres": 1, "t2": 1, "flair": 1}
 """Conditions of the embedded VCM and their channels, in registry order."""
@@ -57,21 +55,22 @@ DIFFUSION: dict[str, Any] = {
     "cross_attention_dim": NUM_COVARIATES,
 }
 
-# One residual block at latent resolution keeps the VCM near a seventh of the backbone's time a step.
+VCM_WIDTHS = [32, 64, 96]
+# Half of the time of a backbone step: most of it is spent at full latent resolution, where one block is enough.
 VCM_UNET: dict[str, Any] = {
     "spatial_dims": 3,
     "in_channels": 2 * LATENT_CHANNELS + FEATURE_CHANNELS,
-    "out_channels": 16,
-    "channels": [16, 16, 48],
-    "num_res_blocks": [0, 0, 1],
+    "out_channels": VCM_WIDTHS[0],
+    "channels": VCM_WIDTHS,
+    "num_res_blocks": [0, 2, 2],
     "attention_levels": [False, False, False],
     "norm_num_groups": 8,
-    "num_head_channels": [0, 0, 48],
+    "num_head_channels": [0, 0, VCM_WIDTHS[2]],
 }
 
 CONDITION_ENCODER = ConditionEncoderConfig(
     channels=(ENCODER_CHANNELS,),
-    num_res_blocks=(1,),
+    num_res_blocks=(2,),
     downsample=(False,),
     norm_num_groups=8,
     patch_size=4,
@@ -80,16 +79,6 @@ CONDITION_ENCODER = ConditionEncoderConfig(
 # The v prediction keeps an error of the network as small in the clean estimate at high noise as at low noise, where an
 # epsilon prediction's is multiplied by 80.
 SCHEDULE = ScheduleConfig(prediction_type="v_prediction")
-
-
-DRAFT = DraftConfig(
-    intensities={"tumor": (0.34, 0.62, 0.83), "anatomy": (0.24, 0.48, 0.71, 0.26)},
-    channels=64,
-    num_res_blocks=4,
-    trust_factor=3.0,
-    painter=PainterConfig(channels=(16, 32, 64, 128)),
-)
-"""The intensities are the means of the labels in T1-weighted images of the cohort."""
 
 
 def build_mini_config() -> ModelConfig:
@@ -104,12 +93,11 @@ def build_mini_config() -> ModelConfig:
             condition_channels=MODALITIES,
             condition_encoder=CONDITION_ENCODER,
             unet=VCM_UNET,
-            head_channels=16,
+            head_channels=VCM_WIDTHS[0],
             velocity_schedule=SCHEDULE,
             fusion_blocks=2,
             feature_channels=FEATURE_CHANNELS,
-            static_maps=True,
-            draft=DRAFT,
+            norm="channel",
         ),
         covariates=CovariateConfig(
             age_years=simulate.AGE_RANGE_YEARS,

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from vcm.data.cohort import Cohort
-from vcm.modalities.conditions import encode_one_hot
-from vcm.modalities.image_conditions import CONTRASTS, encode_image, encode_partial, measure_range, scale_intensities
 from vcm.model.backbone import Backbone
-from vcm.train.degrade import SLICE_FACTORS, STRIPPED_SHARE, draw_hole, strip_skull, thicken_slices
+from vcm.train.degrade import make_condition
 from vcm.train.latents import cached_pair
+from vcm.train.views import View, Window
 
 
 class Pairs:
-    """Normalised latents of a cohort and its mirror image, with the conditions that belong to them."""
+    """Normalised latents of a cohort and its mirror image, with the conditions that belong to them.
 
-    def __init__(
-        self, prefix: Path, cohort: Cohort, backbone: Backbone, device: str, spacing_mm: tuple[float, float, float]
-    ) -> None:
+    Args:
+        prefix: of the files that keep the latents.
+        affine: (4, 4), of the cohort's grid, voxel to RAS+ mm.
+    """
+
+    def __init__(self, prefix: Path, cohort: Cohort, backbone: Backbone, device: str, affine: NDArray) -> None:
+        self.prefix = prefix
         self.cohort = cohort
         self.device = device
-        self.spacing_mm = spacing_mm
+        self.affine = affine
         means = cached_pair(prefix, backbone.autoencoder, cohort.images["t1"], device)
         self.latents = backbone.normalize(means.to(device))
         self.contexts = torch.from_numpy(cohort.context.copy())[:, None].to(device)  # (N, 1, 4)
@@ -46,27 +50,45 @@ class Pairs:
         some.contexts = self.contexts[:count]
         return some
 
-    def targets(self, chosen: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    def view(self, index: int, window: Window | None = None) -> View:
+        """Return one pair's volumes, or a window of them in voxels, left and right swapped in the second half."""
+        mirrored, subject = divmod(index, len(self.cohort))
+        view = View(self.cohort, subject, bool(mirrored), self.affine)
+        return view if window is None else View(self.cohort, subject, bool(mirrored), self.affine, window)
+
+    def targets(self, chosen: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Return latents, contexts, and the tumor's share of each latent cell (B, 1, x, y, z)."""
-        latent = self.latents[chosen]
-        tumors = torch.stack([torch.from_numpy(self._oriented(self.cohort.tumor, index) > 0) for index in chosen])
-        width, height, depth = latent.shape[2:]
-        share = functional.adaptive_avg_pool3d(tumors[:, None].float(), (width, height, depth))
+        latent = self.latents[list(chosen)]
+        share = torch.stack([self.tumor_share(index) for index in chosen])
         context = self.contexts[[index % len(self.cohort) for index in chosen]]
         return latent, context, share.to(self.device)
 
-    def image(self, index: int) -> Tensor:
-        """Return a subject's T1-weighted image, float32 (1, 1, X, Y, Z) in [0, 1]."""
-        volume = self._oriented(self.cohort.images["t1"], index).astype(np.float32)
-        return torch.from_numpy(volume)[None, None].to(self.device)
+    def tumor_share(self, index: int) -> Tensor:
+        """Return the tumor's share of each latent cell, (1, x, y, z), on the CPU."""
+        tumor = torch.from_numpy((self.view(index).tumor > 0).astype(np.float32))[None]
+        width, height, depth = self.latents.shape[2:]
+        return functional.adaptive_avg_pool3d(tumor, (width, height, depth))
 
-    def conditions(self, chosen: list[int], keep: Mapping[str, Tensor], random: torch.Generator) -> dict[str, Tensor]:
-        """Return the conditions, (B, C, X, Y, Z) each, of the samples that keep them; others' are zero."""
+    def conditions(
+        self,
+        chosen: Sequence[int],
+        keep: Mapping[str, Tensor],
+        random: torch.Generator,
+        windows: Sequence[Window] | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the conditions, (B, C, X, Y, Z) each, of the samples that keep them; others' are zero.
+
+        Args:
+            chosen: the pairs.
+            keep: of each modality, which of the samples keep it, (B,).
+            windows: of each sample, in voxels and all of one shape; the whole volumes by default.
+        """
+        views = [self.view(index, windows[row] if windows else None) for row, index in enumerate(chosen)]
         stacked = {}
         for name, kept in keep.items():
             tensors = [
-                self._condition(name, index, random) if bool(wanted) else None
-                for index, wanted in zip(chosen, kept, strict=True)
+                make_condition(name, view, random) if bool(wanted) else None
+                for view, wanted in zip(views, kept, strict=True)
             ]
             like = next((tensor for tensor in tensors if tensor is not None), None)
             if like is None:
@@ -74,32 +96,3 @@ class Pairs:
             batch = torch.stack([torch.zeros_like(like) if tensor is None else tensor for tensor in tensors])
             stacked[name] = batch.to(self.device).contiguous(memory_format=torch.channels_last_3d)
         return stacked
-
-    def _condition(self, name: str, index: int, random: torch.Generator) -> Tensor:
-        """Return one condition of one subject, (C, X, Y, Z), as a user's volume would become."""
-        tumor = self._oriented(self.cohort.tumor, index)
-        if name == "tumor":
-            return encode_one_hot(tumor, 3)
-        if name == "anatomy":
-            # A person draws on healthy anatomy, but a tumor has pushed tissue away: show both.
-            before = bool(torch.rand(1, generator=random) < 0.5)
-            anatomy = self._oriented(self.cohort.anatomy_before if before else self.cohort.anatomy, index)
-            return encode_one_hot(np.where(tumor > 0, np.uint8(0), anatomy), 4)
-        image = self._oriented(self.cohort.images[name if name in CONTRASTS else "t1"], index).astype(np.float32)
-        after = self._oriented(self.cohort.anatomy, index)
-        if bool(torch.rand(1, generator=random) < STRIPPED_SHARE):
-            image = strip_skull(image, after, tumor)
-        if name == "lowres":
-            factor = SLICE_FACTORS[int(torch.randint(len(SLICE_FACTORS), (1,), generator=random))]
-            offset = int(torch.randint(factor, (1,), generator=random))
-            image = thicken_slices(torch.from_numpy(image), factor, offset).numpy()
-        scaled = scale_intensities(image, measure_range(image))
-        if name == "partial":
-            hole = draw_hole(tumor, after, self.spacing_mm, random)
-            return encode_partial(scaled, hole)
-        return encode_image(scaled)
-
-    def _oriented(self, volumes: np.ndarray, index: int) -> np.ndarray:
-        """Return one subject's volume (X, Y, Z), left and right swapped in the second half of the indices."""
-        volume = np.asarray(volumes[index % len(self.cohort)])
-        return volume[::-1].copy() if index >= len(self.cohort) else volume

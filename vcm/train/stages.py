@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import Tensor
 
-from vcm.data.cohort import read_json
 from vcm.data.own_data import OwnCohort, load_own_cohort
 from vcm.model.autoencoder import Autoencoder
 from vcm.model.config import ModelConfig
+from vcm.model.segmenter import CONFIG_FILE as SEGMENTER_CONFIG_FILE
 from vcm.runtime.memory import keep_freed_memory
 from vcm.train.autoencoder import AutoencoderRecipe, train_autoencoder
 from vcm.train.diffusion import DiffusionRecipe, find_brain_region, train_diffusion
@@ -24,12 +24,11 @@ from vcm.train.foreign import Placement, choose_adapter
 from vcm.train.loop import STATE_FILE, count_steps
 from vcm.train.mini import build_mini_config
 from vcm.train.more_conditions import carry_over
-from vcm.train.painter import set_painters_aside
-from vcm.train.record import began_from_weights, begin_run, record_run
+from vcm.train.recipe import MINI, ModelRecipe, load_recipe, save_recipe
+from vcm.train.record import began_from_weights, begin_run, read_training, record_run
 from vcm.train.segmenter import SegmenterRecipe, train_segmenter
-from vcm.train.strength import STRENGTH_FILE
 from vcm.train.team import Team, find_team
-from vcm.train.vcm import OWN_DATA_LOOP, AdapterRecipe, train_adapter
+from vcm.train.vcm import OWN_DATA_LOOP, OWN_DATA_PASSES, VCMRecipe, train_vcm
 from vcm.volume import Volume
 from vcm.weights.checkpoint import (
     AUTOENCODER_FILE,
@@ -60,7 +59,9 @@ _WEIGHTS = {
     "vcm": VCM_FILE,
     "segmenter": SEGMENTER_FILE,
 }
-Recipe = TypeVar("Recipe", AutoencoderRecipe, DiffusionRecipe, AdapterRecipe, SegmenterRecipe)
+STAGES = tuple(_WEIGHTS)
+"""In the order in which they are trained; the segmenter only measures the others."""
+Recipe = TypeVar("Recipe", AutoencoderRecipe, DiffusionRecipe, VCMRecipe, SegmenterRecipe)
 
 
 def train(
@@ -75,6 +76,7 @@ def train(
     device: str = "cpu",
     conditions: Sequence[str] | None = None,
     data: str | Path | None = None,
+    recipe: ModelRecipe | None = None,
 ) -> Path:
     """Train one stage and export it into the model folder `out`, which is returned.
 
@@ -92,6 +94,7 @@ def train(
             `out` holds no model yet, from that of `model`.
         conditions: what a VCM is to follow, of tumor, anatomy, partial, lowres, t2 and flair; by default what the
             model's own follows, or tumor and anatomy where that is a published one.
+        recipe: what the stages learn from and for how long, that of the embedded model by default.
         data: a folder of subjects to learn from instead of simulated ones, of a VCM, see `vcm.data.own_data`; by
             default the conditions are then those that the data show.
 
@@ -100,14 +103,8 @@ def train(
         ValueError: there is no such stage, or what it needs is missing.
         FileExistsError: the stage was begun in `out` before, and `resume` was not asked for.
     """
-    stages: dict[str, Callable[..., Any]] = {
-        "autoencoder": _autoencoder,
-        "diffusion": _diffusion,
-        "vcm": _adapter,
-        "segmenter": _segmenter,
-    }
-    if stage not in stages:
-        raise ValueError(f"stage is {stage!r}; it must be one of {', '.join(stages)}.")
+    if stage not in STAGES:
+        raise ValueError(f"stage is {stage!r}; it must be one of {', '.join(STAGES)}.")
     for name, value in (("samples", samples), ("steps", steps)):
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1.")
@@ -124,19 +121,28 @@ def train(
     with team.one_first():
         own = None if data is None else _load_own(data, folder, model, conditions, runs / COHORT_FOLDER)
     runs.mkdir(parents=True, exist_ok=True)
+    trainings: dict[str, Callable[..., Any]] = {
+        "autoencoder": _autoencoder,
+        "diffusion": _diffusion,
+        "vcm": partial(_adapter, conditions if own is None else own.conditions, own),
+        "segmenter": _segmenter,
+    }
     if stage == "vcm":
-        stages[stage] = partial(_adapter, conditions if own is None else own.conditions, own)
         needs_copy = from_weights and not (folder / CONFIG_FILE).is_file()
         team.wait()  # here and below: all have read what a folder holds before the first changes it
         if needs_copy and team.is_first:
             _copy_backbone(find_model(model), folder, with_vcm=True)
         team.wait()
     initial = _begin(folder, stage, resume, from_weights, team)
-    recipe = stages[stage](
+    whole = recipe or MINI
+    if own is not None:
+        ours = replace(whole.vcm, subjects=len(own.training), loop=OWN_DATA_LOOP, passes=OWN_DATA_PASSES)
+        whole = replace(whole, vcm=ours)
+    adjusted = replace(whole, **{stage: _adjust(getattr(whole, stage), samples, steps)})
+    done = trainings[stage](
         folder,
         model,
-        samples,
-        steps,
+        adjusted,
         out=runs / stage,
         cache=runs / COHORT_FOLDER,
         resume=resume,
@@ -149,19 +155,65 @@ def train(
     if team.count > 1:
         only["processes"] = team.count
     if team.is_first:
-        if stage == "vcm":
-            only |= read_json(runs / stage / STRENGTH_FILE)
-        steps_made = count_steps(runs / stage, recipe.loop)
-        record_run(folder, stage, runs / stage, steps=steps_made, subjects=recipe.subjects, **only)
+        steps_made = count_steps(runs / stage, done.loop)
+        record_run(folder, stage, runs / stage, steps=steps_made, subjects=done.subjects, **only)
         write_sums(folder)
     team.wait()
     return folder
 
 
-def _autoencoder(
-    folder: Path, model: str | Path, samples: int | None, steps: int | None, **run: Any
-) -> AutoencoderRecipe:
-    recipe = _adjust(AutoencoderRecipe(), samples, steps)
+def train_model(
+    out: str | Path,
+    *,
+    samples: int | None = None,
+    steps: int | None = None,
+    recipe: ModelRecipe | None = None,
+    with_segmenter: bool = False,
+    device: str = "cpu",
+) -> Path:
+    """Train every stage of a model from nothing, in order, into the folder `out`, which is returned.
+
+    Called again after it was stopped, it goes on where it was: a finished stage is not trained twice.
+
+    Args:
+        samples, steps: of every stage, if not as many as the recipe's.
+        recipe: that of the embedded model by default; it is written into the folder first.
+        with_segmenter: train the segmenter as well; otherwise that of the embedded model is copied, so that models are
+            measured alike.
+
+    Raises:
+        ValueError: the folder holds a model of another recipe.
+    """
+    folder = Path(out)
+    recipe = recipe or MINI
+    adjusted = {stage: _adjust(getattr(recipe, stage), samples, steps) for stage in STAGES}
+    recipe = replace(recipe, **adjusted)
+    folder.mkdir(parents=True, exist_ok=True)
+    earlier = load_recipe(folder)
+    if earlier is not None and earlier != recipe:
+        raise ValueError("The folder holds a model of another recipe: choose another folder.")
+    if earlier is None and (folder / CONFIG_FILE).exists():
+        raise ValueError("The folder holds a model that was made otherwise: choose another folder.")
+    save_recipe(folder, recipe)
+    for stage in STAGES:
+        if stage == "segmenter" and not with_segmenter:
+            for name in (SEGMENTER_FILE, SEGMENTER_CONFIG_FILE):
+                shutil.copyfile(find_model(EMBEDDED) / name, folder / name)
+        elif not _is_trained(folder, stage, recipe):
+            train(stage, folder, resume=True, device=device, recipe=recipe)
+    write_sums(folder)
+    return folder
+
+
+def _is_trained(folder: Path, stage: str, recipe: ModelRecipe) -> bool:
+    """Tell whether a stage has come to the end of its recipe in this folder."""
+    runs = read_training(folder).get(stage, [])
+    is_whole = bool(runs) and runs[-1]["steps"] == getattr(recipe, stage).loop.steps
+    return is_whole and (folder / _WEIGHTS[stage]).is_file()
+
+
+def _autoencoder(folder: Path, model: str | Path, recipes: ModelRecipe, **run: Any) -> AutoencoderRecipe:
+    recipe = recipes.autoencoder
     autoencoder = train_autoencoder(recipe=recipe, **run)
     if find_team(run["device"]).is_first:
         write_bytes(folder / CONFIG_FILE, build_mini_config().to_json().encode())
@@ -169,8 +221,8 @@ def _autoencoder(
     return recipe
 
 
-def _diffusion(folder: Path, model: str | Path, samples: int | None, steps: int | None, **run: Any) -> DiffusionRecipe:
-    recipe = _adjust(DiffusionRecipe(), samples, steps)
+def _diffusion(folder: Path, model: str | Path, recipes: ModelRecipe, **run: Any) -> DiffusionRecipe:
+    recipe = recipes.diffusion
     if not (folder / AUTOENCODER_FILE).is_file():
         raise ValueError("The folder has no autoencoder yet: train that first.")
     config = build_mini_config()
@@ -206,13 +258,10 @@ def _adapter(
     own_cohort: OwnCohort | None,
     folder: Path,
     model: str | Path,
-    samples: int | None,
-    steps: int | None,
+    recipes: ModelRecipe,
     **run: Any,
-) -> AdapterRecipe:
-    recipe = _adjust(AdapterRecipe(), samples, steps)
-    if own_cohort is not None:
-        recipe = _adjust(AdapterRecipe(subjects=len(own_cohort.training), loop=OWN_DATA_LOOP), None, steps)
+) -> VCMRecipe:
+    recipe = recipes.vcm
     own = (folder / CONFIG_FILE).is_file()
     source = folder if own else find_model(model)
     before, backbone, _ = load_backbone(source)
@@ -231,7 +280,7 @@ def _adapter(
             _copy_backbone(source, folder)
         write_bytes(run["out"] / CONFIG_FILE, config.to_json().encode())
     run |= {"placement": _find_placement(config), "own": own_cohort}
-    adapter = train_adapter(backbone=backbone, config=chosen, recipe=recipe, **run)
+    adapter = train_vcm(backbone=backbone, config=chosen, recipe=recipe, **run)
     if team.is_first:
         if config != before:  # not earlier: until then the folder's VCM is the one of before, whole
             write_bytes(folder / CONFIG_FILE, config.to_json().encode())
@@ -247,8 +296,8 @@ def _find_placement(config: ModelConfig) -> Placement | None:
     return Placement(cohort.grid, config.grid, cohort.covariates, config.covariates)
 
 
-def _segmenter(folder: Path, model: str | Path, samples: int | None, steps: int | None, **run: Any) -> SegmenterRecipe:
-    recipe = _adjust(SegmenterRecipe(), samples, steps)
+def _segmenter(folder: Path, model: str | Path, recipes: ModelRecipe, **run: Any) -> SegmenterRecipe:
+    recipe = recipes.segmenter
     segmenter = train_segmenter(recipe=recipe, **run)
     if find_team(run["device"]).is_first:
         segmenter.save(folder)
@@ -271,8 +320,6 @@ def _begin(folder: Path, stage: str, resume: bool, from_weights: bool, team: Tea
         begin_run(folder, stage, run_folder, from_weights=from_weights)
         if has_state:
             state.replace(state.with_name(f"previous-{STATE_FILE}"))
-        if not resume:
-            set_painters_aside(run_folder)
     if not from_weights:
         return None
     weights = read_weights(folder / _WEIGHTS[stage])

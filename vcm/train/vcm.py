@@ -1,4 +1,4 @@
-"""Train a VCM on a frozen backbone: the paper's objective, with modality latent drop and region weights."""
+"""Train a VCM on a frozen backbone: the paper's objective on crops of latents, with modality latent drop."""
 
 from __future__ import annotations
 
@@ -19,21 +19,19 @@ from vcm.modalities.image_conditions import list_contrasts
 from vcm.model.backbone import Backbone
 from vcm.model.condition_encoder import draw_modality_keep
 from vcm.model.config import AdapterConfig
-from vcm.model.painter import PAINTER_PREFIX
 from vcm.model.vcm import VCM, modulate
 from vcm.runtime.tuning import tune
+from vcm.train.autoencoder import CONTRASTS, HELD_OUT_SUBJECTS
+from vcm.train.crops import Lesion, draw_place, draw_window, find_lesions, weigh_inside
 from vcm.train.foreign import Placement
-from vcm.train.loop import STATE_FILE, LoopConfig, run_loop
-from vcm.train.objective import add_noise, let_drift, measure_draft, measure_error, measure_size
-from vcm.train.painter import PAINTER_LOOP, train_painter
+from vcm.train.loop import LoopConfig, run_loop
+from vcm.train.objective import Noised, measure_error, measure_size
 from vcm.train.pairs import Pairs
 from vcm.train.pictures import render_validation, save_picture
-from vcm.train.strength import settle_strength
-from vcm.train.team import find_team
-from vcm.volume import affines
+from vcm.train.prior_cache import NOISES, PriorCache
 
-ADAPTER_LOOP = LoopConfig(
-    steps=6000, learning_rate=2e-3, warmup_steps=50, save_every=100, validate_every=250, ema_decay=0.997
+VCM_LOOP = LoopConfig(
+    steps=16000, learning_rate=1.5e-3, warmup_steps=200, save_every=100, validate_every=1000, ema_decay=0.999
 )
 
 OWN_DATA_LOOP = LoopConfig(
@@ -41,7 +39,10 @@ OWN_DATA_LOOP = LoopConfig(
 )
 """For a few subjects of one's own, usually from the weights of a VCM that knows the conditions already."""
 
-ALONE = {"tumor": 0.2, "anatomy": 0.08, "partial": 0.02, "lowres": 0.04, "t2": 0.03, "flair": 0.03}
+OWN_DATA_PASSES = 6
+"""As `VCMRecipe.passes`: of few subjects, each is noised more often."""
+
+ALONE = {"tumor": 0.3, "anatomy": 0.08, "partial": 0.05, "lowres": 0.05, "t2": 0.03, "flair": 0.03}
 """How often a sample keeps only this condition. The tumor alone is what people give most, and hardest to learn."""
 
 DROP_PROBABILITY = 0.65
@@ -52,43 +53,54 @@ HELD_OUT = 16
 
 
 @dataclass(frozen=True)
-class AdapterRecipe:
+class VCMRecipe:
     """What a VCM learns from, and how.
 
+    - `passes`: how often each subject and its mirror image is noised, at `prior_cache.NOISES` levels each time.
+    - `batch_size`: subjects a step, each at all noise levels of one pass.
+    - `crop`: edge of a crop, in latent cells; a VCM with GroupNorm reads whole latents instead.
+    - `border`: cells along a cut that do not count, since a whole latent has more to see there.
+    - `lesion_share`: of the crops that lie around a lesion, in subjects that have one.
     - `alone`: how often a sample keeps only the condition named.
     - `drop_probability`: of each modality in each other sample (modality latent drop); one always stays.
     - `tumor_weight`: of latent cells inside the tumor, beside 1 elsewhere; lesions fill few cells.
     - `regularization`: lambda of the paper, on the mean magnitude of scale and shift.
-    - `draft_weight`: of the draft's own objective, where the VCM makes one.
-    - `painter_loop`: how its painter learns before, where it has one that has not.
     """
 
     subjects: int = 600
-    loop: LoopConfig = ADAPTER_LOOP
+    loop: LoopConfig = VCM_LOOP
+    passes: int = 2
     batch_size: int = 4
+    crop: int = 12
+    border: int = 1
+    lesion_share: float = 0.8
     alone: Mapping[str, float] = field(default_factory=lambda: dict(ALONE))
     drop_probability: float = DROP_PROBABILITY
     tumor_weight: float = 25.0
     regularization: float = 1e-3
-    draft_weight: float = 0.5
-    painter_loop: LoopConfig = PAINTER_LOOP
 
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """Pairs to learn from, pairs that are held out, and the affine of both."""
+    """What a VCM learns from: pairs, what the prior predicts for them, and where their lesions are.
 
+    - `crop`: edge of a crop in latent cells, None for whole latents; `factor`: voxels along an axis of a latent cell.
+    """
+
+    backbone: Backbone
     pairs: Pairs
-    held_out: Pairs
-    affine: NDArray
+    cache: PriorCache
+    lesions: Mapping[int, Sequence[Lesion]]
+    crop: int | None
+    factor: int
 
 
-def train_adapter(
+def train_vcm(
     out: str | Path,
     backbone: Backbone,
     config: AdapterConfig,
     *,
-    recipe: AdapterRecipe | None = None,
+    recipe: VCMRecipe | None = None,
     resume: bool = False,
     device: str = "cpu",
     cache: str | Path | None = None,
@@ -96,72 +108,70 @@ def train_adapter(
     placement: Placement | None = None,
     own: OwnCohort | None = None,
 ) -> VCM:
-    """Train on subjects with tumors, seen as they are and mirrored; returns the averaged VCM, as strong as it must be.
+    """Train on subjects with tumors, seen as they are and mirrored; returns the averaged VCM.
 
     Args:
         out: folder for state, log and latents.
         backbone: frozen; no gradient reaches it.
         cache: folder for the simulated cohort, `out` by default.
-        initial: weights of the VCM to start from, instead of random ones. A painter that is among them learns no more.
+        initial: weights of the VCM to start from, instead of random ones.
         placement: how the simulated cohort is brought to the backbone's grid, where that is another.
         own: subjects to learn from instead of simulated ones; each validation then leaves a picture in `out`.
     """
-    recipe = recipe or AdapterRecipe()
+    recipe = recipe or VCMRecipe()
     folder = Path(out)
-    material = find_material(folder, backbone, config, recipe.subjects, device, cache, placement, own)
-    pairs, held_out, affine = material.pairs, material.held_out, material.affine
-    batch_size = min(recipe.batch_size, len(pairs))
+    folder.mkdir(parents=True, exist_ok=True)
+    tune(backbone.to(device))
+    pairs, held_out_pairs, affine = find_pairs(folder, backbone, config, recipe.subjects, device, cache, placement, own)
+    training = _prepare(folder, backbone, config, recipe, pairs, recipe.passes * len(pairs))
+    held_out = _prepare(folder, backbone, config, recipe, held_out_pairs, len(held_out_pairs))
+    batch_size = min(recipe.batch_size, len(training.cache))
     torch.manual_seed(recipe.loop.seed)
-    adapter = VCM(config)
-    adapter.look_through(backbone)
+    network = VCM(config)
+    network.look_through(backbone)
     if initial is not None:
-        _begin_from(adapter, initial)
-    goes_on = resume and (folder / STATE_FILE).is_file()
-    is_new = adapter.painter is not None and not bool(adapter.painter.paint.weight.any())
-    if adapter.painter is not None and adapter.sketcher is not None and is_new and not goes_on:
-        learning, sketcher = adapter.painter.to(device).requires_grad_(True), adapter.sketcher
-        painter = train_painter(learning, sketcher, pairs, held_out, folder, loop=recipe.painter_loop, device=device)
-        adapter.painter = painter.requires_grad_(False)
+        network.load_state_dict(dict(initial))
 
     def loss_function(network: VCM, step: int, random: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        chosen = torch.multinomial(pairs.sampling_weights, batch_size, generator=random).tolist()
-        return _loss(network, backbone, pairs, chosen, recipe, random)
+        numbers = torch.randint(len(training.cache), (batch_size,), generator=random).tolist()
+        return measure_loss(network, training, numbers, recipe, random)
 
     def validate(network: VCM, step: int) -> dict[str, float]:
         random = torch.Generator().manual_seed(1)
         totals: dict[str, float] = {}
-        for start in range(0, len(held_out), 4):
-            chosen = list(range(start, min(start + 4, len(held_out))))
-            loss, figures = _loss(network, backbone, held_out, chosen, recipe, random)
-            share = len(chosen) / len(held_out)
+        for start in range(0, len(held_out.cache), batch_size):
+            numbers = list(range(start, min(start + batch_size, len(held_out.cache))))
+            loss, figures = measure_loss(network, held_out, numbers, recipe, random)
+            share = len(numbers) / len(held_out.cache)
             for name, value in {"loss": loss.item(), **figures}.items():
                 totals[name] = totals.get(name, 0.0) + share * value
         if own is not None:
-            save_picture(folder / f"validation-{step:06d}.png", _draw(network, backbone, held_out, affine, random))
+            picture = _render_first(network, backbone, held_out_pairs, affine, random)
+            save_picture(folder / f"validation-{step:06d}.png", picture)
         return totals
 
     options: dict[str, Any] = {"resume": resume, "device": device, "validate": validate, "board": own is not None}
-    trained = run_loop(adapter, loss_function, recipe.loop, out, **options)
-    if find_team(device).is_first:
-        settle_strength(trained, backbone, held_out, batch_size, folder)
-    return trained
+    return run_loop(network, loss_function, recipe.loop, out, **options)
 
 
-def _begin_from(adapter: VCM, weights: Mapping[str, Tensor]) -> None:
-    """Fill a VCM with weights, which may be those of one without its painter."""
-    own = adapter.state_dict()
-    adapter.load_state_dict({name: own[name] for name in own if name.startswith(PAINTER_PREFIX)} | dict(weights))
+def _prepare(
+    folder: Path, backbone: Backbone, config: AdapterConfig, recipe: VCMRecipe, pairs: Pairs, entries: int
+) -> Material:
+    lesions: dict[int, list[Lesion]] = {}
+    for lesion in find_lesions(pairs.cohort):
+        lesions.setdefault(lesion.subject, []).append(lesion)
+    return Material(
+        backbone=backbone,
+        pairs=pairs,
+        cache=PriorCache(folder, backbone, pairs, entries),
+        lesions=lesions,
+        # GroupNorm takes its statistics from the whole latent: what it learns on crops is wrong on latents.
+        crop=recipe.crop if config.norm == "channel" else None,
+        factor=backbone.config.downsampling_factor,
+    )
 
 
-def draw_conditions(
-    pairs: Pairs, modalities: Sequence[str], chosen: list[int], recipe: AdapterRecipe, random: torch.Generator
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the conditions of some pairs, (B, C, X, Y, Z) each, and which of them each sample keeps, (B,) each."""
-    keep = draw_modality_keep(modalities, len(chosen), recipe.drop_probability, random, recipe.alone)
-    return pairs.conditions(chosen, keep, random), keep
-
-
-def find_material(
+def find_pairs(
     folder: Path,
     backbone: Backbone,
     config: AdapterConfig,
@@ -170,14 +180,13 @@ def find_material(
     cache: str | Path | None,
     placement: Placement | None,
     own: OwnCohort | None,
-) -> Material:
-    """Return the subjects that a VCM learns from and make the backbone ready; see `train_adapter` for the arguments."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tune(backbone.to(device))
+) -> tuple[Pairs, Pairs, NDArray]:
+    """Return the pairs to learn from, those that are held out, and their affine; see `train_vcm` for the arguments."""
 
     def find_cohort(seeds: range) -> Cohort:
         contrasts = ("t1", *list_contrasts(config.condition_channels))
-        cohort = simulated_cohort(cache or folder, seeds, contrasts)
+        # The cohort of the autoencoder has all contrasts: it is read again rather than simulated without some.
+        cohort = simulated_cohort(cache or folder, seeds, CONTRASTS if len(contrasts) > 1 else contrasts)
         return cohort if placement is None else placement.apply(cohort, cache or folder)
 
     if own is not None:
@@ -185,47 +194,101 @@ def find_material(
     else:
         first = simulate.VALIDATION_SEEDS.start
         affine, prefix = simulate.AFFINE if placement is None else placement.target.affine, "latents"
-        training, validation = find_cohort(range(subjects)), find_cohort(range(first, first + HELD_OUT))
-    spacing_mm: tuple[float, float, float] = tuple(affines.spacing_mm(affine).tolist())
-    return Material(
-        pairs=Pairs(folder / f"{prefix}-training", training, backbone, device, spacing_mm),
-        held_out=Pairs(folder / f"{prefix}-held-out", validation, backbone, device, spacing_mm),
-        affine=affine,
+        training = find_cohort(range(subjects))
+        held_out_count = HELD_OUT_SUBJECTS if placement is None else HELD_OUT
+        validation = find_cohort(range(first, first + held_out_count)).take(range(HELD_OUT))
+    return (
+        Pairs(folder / f"{prefix}-training", training, backbone, device, affine),
+        Pairs(folder / f"{prefix}-held-out", validation, backbone, device, affine),
+        affine,
     )
 
 
-def _draw(
-    adapter: VCM, backbone: Backbone, pairs: Pairs, affine: NDArray, random: torch.Generator
+def measure_loss(
+    network: VCM, material: Material, numbers: Sequence[int], recipe: VCMRecipe, random: torch.Generator
+) -> tuple[Tensor, dict[str, float]]:
+    """The objective on some entries of the cache, with the squared errors inside and outside tumors.
+
+    The prior's own errors stand beside them.
+    """
+    pairs, device = material.pairs, material.pairs.device
+    entries = [material.cache[number] for number in numbers]
+    chosen = [entry.index for entry in entries]
+    windows = [_draw_cells(material, index, recipe, random) for index in chosen]
+
+    def crop(each: Sequence[Tensor]) -> Tensor:
+        """Return what lies in the windows, (B NOISES, C, x, y, z), of each entry's (NOISES or 1, C, x, y, z)."""
+        cut = [tensor[:, :, x, y, z] for tensor, (x, y, z) in zip(each, windows, strict=True)]
+        return torch.cat([tensor.expand(NOISES, *tensor.shape[1:]) for tensor in cut]).to(device)
+
+    timesteps = torch.cat([entry.timesteps for entry in entries]).to(device)
+    alphas = material.backbone.alphas_cumprod[timesteps].reshape(-1, 1, 1, 1, 1)
+    signal, noise_level = alphas.sqrt(), (1.0 - alphas).sqrt()
+    clean, noise = crop([pairs.latents[index][None].cpu() for index in chosen]), crop([e.noise for e in entries])
+    noised = Noised(
+        clean=clean,
+        latent=signal * clean + noise_level * noise,
+        noise=noise,
+        timesteps=timesteps,
+        signal=signal,
+        tumor_share=crop([pairs.tumor_share(index)[None] for index in chosen]),
+        counted=crop([_weigh(material, window, recipe) for window in windows]),
+    )
+    epsilon = signal * crop([entry.velocity for entry in entries]) + noise_level * noised.latent
+    voxels = [tuple(slice(s.start * material.factor, s.stop * material.factor) for s in window) for window in windows]
+    keep = draw_modality_keep(network.modalities, len(chosen), recipe.drop_probability, random, recipe.alone)
+    conditions = pairs.conditions(chosen, keep, random, voxels)
+    features = network.encode_condition(conditions, keep=keep).repeat_interleave(NOISES, dim=0)
+    eps_scale, eps_shift = network(noised.latent, epsilon, features, timesteps)
+    error, figures = measure_error(modulate(epsilon, eps_scale, eps_shift), noised, recipe.tumor_weight)
+    loss = error + recipe.regularization * measure_size(eps_scale, eps_shift, noised)
+    _, prior = measure_error(epsilon, noised, recipe.tumor_weight)
+    return loss, {**figures, "inside_prior": prior["inside"], "outside_prior": prior["outside"]}
+
+
+def draw_conditions(
+    pairs: Pairs, modalities: Sequence[str], chosen: list[int], recipe: VCMRecipe, random: torch.Generator
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the conditions of some pairs, (B, C, X, Y, Z) each, and which of them each sample keeps, (B,) each."""
+    keep = draw_modality_keep(modalities, len(chosen), recipe.drop_probability, random, recipe.alone)
+    return pairs.conditions(chosen, keep, random), keep
+
+
+def _draw_cells(
+    material: Material, index: int, recipe: VCMRecipe, random: torch.Generator
+) -> tuple[slice, slice, slice]:
+    """Return a window of a pair's latent, in cells: around a lesion or anywhere."""
+    cells = material.pairs.latents.shape[2:]
+    if material.crop is None:
+        x, y, z = (slice(0, n) for n in cells)
+        return x, y, z
+    mirrored, subject = divmod(index, len(material.pairs.cohort))
+    lesions = material.lesions.get(subject, ())
+    if lesions and torch.rand(1, generator=random) < recipe.lesion_share:
+        middle = list(lesions[int(torch.randint(len(lesions), (1,), generator=random))].middle)
+        if mirrored:
+            middle[0] = material.pairs.cohort.tumor.shape[1] - 1 - middle[0]
+        place = tuple(voxel // material.factor for voxel in middle)
+    else:
+        place = draw_place(cells, random)
+    return draw_window(place, material.crop, cells, random, jitter=3, step=1)
+
+
+def _weigh(material: Material, window: tuple[slice, slice, slice], recipe: VCMRecipe) -> Tensor:
+    """Return which cells of the whole latent count in a window, (1, 1, x, y, z): those away from its cuts."""
+    x, y, z = window
+    cells = material.pairs.latents.shape[2:]
+    counted = torch.zeros(1, 1, *cells)
+    counted[0, 0, x, y, z] = torch.from_numpy(weigh_inside(window, cells, recipe.border))
+    return counted
+
+
+def _render_first(
+    network: VCM, backbone: Backbone, pairs: Pairs, affine: NDArray, random: torch.Generator
 ) -> NDArray[np.uint8]:
     """Return a picture of the first subject, of what it is to become and of what is made of its conditions."""
-    name = next((name for name in ("tumor", "anatomy") if name in adapter.modalities), adapter.modalities[0])
+    name = next((name for name in ("tumor", "anatomy") if name in network.modalities), network.modalities[0])
     conditions = pairs.conditions([0], {name: torch.tensor([True])}, random)
     _, context, _ = pairs.targets([0])
     target, tumor = (np.array(each[0]) for each in (pairs.cohort.images["t1"], pairs.cohort.tumor))
-    return render_validation(backbone, adapter, target.astype(np.float32), tumor, affine, conditions, context)
-
-
-def _loss(
-    adapter: VCM,
-    backbone: Backbone,
-    pairs: Pairs,
-    chosen: list[int],
-    recipe: AdapterRecipe,
-    random: torch.Generator,
-) -> tuple[Tensor, dict[str, float]]:
-    """The objective on some pairs, and the squared errors inside and outside the tumor beside the prior's own."""
-    conditions, keep = draw_conditions(pairs, adapter.modalities, chosen, recipe, random)
-    noised = add_noise(pairs, chosen, backbone, random)
-    noised = let_drift(noised, backbone, random)
-    with torch.no_grad():
-        epsilon = backbone.predict_epsilon(noised.latent, noised.timesteps, noised.context)
-    features = adapter.encode_condition(conditions, keep=keep)
-    eps_scale, eps_shift = adapter(noised.latent, epsilon, features, noised.timesteps)
-    error, figures = measure_error(modulate(epsilon, eps_scale, eps_shift), noised, recipe.tumor_weight)
-    loss = error + recipe.regularization * measure_size(eps_scale, eps_shift, noised)
-    draft = adapter.read_draft(features)
-    if draft is not None:
-        error, of_draft = measure_draft(draft, noised, recipe.tumor_weight)
-        loss, figures = loss + recipe.draft_weight * error, {**figures, **of_draft}
-    _, prior = measure_error(epsilon, noised, recipe.tumor_weight)
-    return loss, {**figures, "inside_prior": prior["inside"], "outside_prior": prior["outside"]}
+    return render_validation(backbone, network, target.astype(np.float32), tumor, affine, conditions, context)

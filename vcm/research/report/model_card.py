@@ -384,22 +384,7 @@ option sets that. `{TRAINING_FILE}` is the record:
 ```bash
 {commands}
 ```
-{_tell_strength(training["vcm"][-1]) if "vcm" in training else ""}{_tell_draft(config)}"""
-
-
-def _tell_strength(run: dict[str, Any]) -> str:
-    """Return how strong the VCM was made after its last run, or nothing where that was not measured."""
-    if not run.get("contrasts"):
-        return ""
-    shares = ", ".join(f"{share:.2f} at {strength}" for strength, share in run["contrasts"].items())
-    return f"""
-Each step of a training is judged by itself; in a sample the prior, which has never seen a tumor, takes a part of it
-away again at every step. So half of the pairs show the VCM tumors that the prior has taken a part of, and the last act
-of `vcm train vcm` is to multiply what it changes (scale and shift, or the trust in a draft) by what gives tumors their
-contrast: here by {run["strength"]:g}.
-That is chosen by intensities alone, on subjects that were not learned from:
-generated tumors had this share of the contrast of the subjects' own, by factor: {shares}.
-"""
+{_tell_draft(config)}"""
 
 
 def _tell_draft(config: ModelConfig) -> str:

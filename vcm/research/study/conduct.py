@@ -204,11 +204,10 @@ class _Study:
         if self._material is None:
             cache, backbone = self._out / "work", self._loaded.backbone
             first = simulate.VALIDATION_SEEDS.start
-            spacing = (simulate.SPACING_MM,) * 3
             training = simulated_cohort(cache, range(max(self._plan.sizes)), ("t1", "t2"))
             held_out = simulated_cohort(cache, range(first, first + _HELD_OUT), ("t1", "t2"))
             pairs = {
-                name: Pairs(cache / f"latents-{name}", cohort, backbone, self._device, spacing)
+                name: Pairs(cache / f"latents-{name}", cohort, backbone, self._device, simulate.AFFINE)
                 for name, cohort in (("training", training), ("held_out", held_out))
             }
             self._material = Material(backbone, self._loaded.config.adapter, device=self._device, **pairs)

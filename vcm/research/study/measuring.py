@@ -132,9 +132,8 @@ def build_bench(backbone: Backbone, segmenter: Segmenter, plan: StudyPlan, cache
         )
     chosen, rest = large[: plan.subjects], large[plan.subjects :]
     others = [index for index, size in enumerate(sizes) if size > 0 and index not in chosen]
-    spacing = (simulate.SPACING_MM,) * 3
     pairs, remaining = (
-        Pairs(cache / f"latents-{name}", cohort.take(indices), backbone, device, spacing)
+        Pairs(cache / f"latents-{name}", cohort.take(indices), backbone, device, simulate.AFFINE)
         for name, indices in (("test", chosen), ("others", rest))
     )
     reference = np.stack([segmenter.describe(cohort.images["t1"][index]) for index in others])

@@ -20,7 +20,7 @@ from vcm.train.diffusion import denoising_loss
 from vcm.train.loop import LoopConfig, read_seconds, run_loop
 from vcm.train.objective import add_noise, measure_error, measure_size
 from vcm.train.pairs import Pairs
-from vcm.train.vcm import AdapterRecipe, draw_conditions
+from vcm.train.vcm import VCMRecipe, draw_conditions
 
 EMA_DECAY = 0.99
 """Short trainings need a short memory."""
@@ -86,9 +86,9 @@ def build_method(run: Run, config: AdapterConfig, backbone: Backbone, plan: Stud
     return BUILDERS[run.method](config, backbone)
 
 
-def adjust_recipe(variant: str | None) -> AdapterRecipe:
+def adjust_recipe(variant: str | None) -> VCMRecipe:
     """Return how every method learns, with what an ablation changes in it."""
-    recipe = AdapterRecipe(alone=ALONE, drop_probability=0.5)
+    recipe = VCMRecipe(alone=ALONE, drop_probability=0.5)
     if variant == "even":
         return replace(recipe, tumor_weight=1.0)
     if variant == "undropped":
@@ -113,17 +113,18 @@ def objective(
     backbone: Backbone,
     pairs: Pairs,
     chosen: list[int],
-    recipe: AdapterRecipe,
+    recipe: VCMRecipe,
     random: torch.Generator,
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss of a VCM's training from noised latents, for any method; see `vcm.train.objective`.
 
-    The embedded VCM also learns from latents that have drifted as they do in a sample, which no method does here.
+    The embedded VCM is trained on crops of the prior's cached predictions; here every method reads whole latents.
     """
     conditions, keep = draw_conditions(pairs, method_conditions(method), chosen, recipe, random)
     noised = add_noise(pairs, chosen, backbone, random)
+    _, context, _ = pairs.targets(chosen)
     features = method.encode(conditions, keep)
-    epsilon, change = method.estimate(backbone, noised.latent, noised.timesteps, noised.context, features)
+    epsilon, change = method.estimate(backbone, noised.latent, noised.timesteps, context, features)
     loss, figures = measure_error(epsilon, noised, recipe.tumor_weight)
     if change is not None:
         loss = loss + recipe.regularization * measure_size(*change, noised)

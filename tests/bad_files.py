@@ -1,7 +1,6 @@
 """Files that a user may give by mistake or by malice, each with the sentence that refuses it, and neighbours that pass.
 
-All lie on the tiny model's grid, whose shape is (16, 24, 16). `row` is that of the table in the README's section on
-reliability.
+All lie on the tiny model's grid, whose shape is (16, 24, 16). `row` is that of the table in docs/reliability.md.
 """
 
 import gzip

@@ -1,7 +1,7 @@
 """The fault table: every wrong or odd file through every door, with its one sentence, and its neighbours that pass.
 
-The doors are Python, the command line, the page (spoken to as the browser does) and HTTP. The README's section on
-reliability names the tests row by row.
+The doors are Python, the command line, the page (spoken to as the browser does) and HTTP.
+docs/reliability.md names the tests row by row.
 """
 
 import gzip

@@ -13,7 +13,7 @@ from vcm.model.backbone import Backbone
 from vcm.model.condition_encoder import ConditionEncoder
 from vcm.model.vcm import VCM
 from vcm.sampler import sample, trajectory
-from vcm.sampler.sampling import ddim_timesteps
+from vcm.sampler.ddim import ddim_timesteps
 from vcm.weights import legacy
 from vcm.weights.checkpoint import LoadedModel, fill_published
 from vcm.weights.presets import brainldm_config

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from vcm.model.backbone import Backbone, build_betas
 from vcm.model.config import ScheduleConfig
 from vcm.model.vcm import modulate
-from vcm.request import SAMPLERS
 from vcm.sampler import Step, initial_noise, sample, trajectory
-from vcm.sampler.sampling import build_solver, ddim_timesteps, quadratic_timesteps
+from vcm.sampler.ddim import ddim_timesteps
+from vcm.sampler.multistep import quadratic_timesteps
+from vcm.sampler.solvers import SOLVERS, build_solver
 from vcm.weights.checkpoint import LoadedModel
 
 CONTEXT = torch.full((1, 1, 4), 0.5)
@@ -78,7 +79,7 @@ def test_usual_number_of_steps_lands_where_the_differential_equation_goes(
     assert float(error.max()) < tolerance
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", SOLVERS)
 def test_more_steps_come_closer_to_the_exact_answer(gaussian_prior: GaussianPrior, sampler: str) -> None:
     noise = initial_noise(1, gaussian_prior.latent_shape)
     errors = []
@@ -93,7 +94,7 @@ def test_more_steps_come_closer_to_the_exact_answer(gaussian_prior: GaussianPrio
 
 
 @pytest.mark.parametrize("num_inference_steps", [1, 2, 3, 7, 49, 600, 999, 1000])
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", SOLVERS)
 def test_any_number_of_steps_gives_a_finite_sample(
     gaussian_prior: GaussianPrior, sampler: str, num_inference_steps: int
 ) -> None:
@@ -105,7 +106,7 @@ def test_any_number_of_steps_gives_a_finite_sample(
     assert float(latent.std()) < 2
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", SOLVERS)
 def test_every_number_of_steps_visits_as_many_falling_timesteps(sampler: str) -> None:
     for num_inference_steps in range(1, 1001, 1 if sampler == "ddim" else 37):
         timesteps = build_solver(sampler, ScheduleConfig(), num_inference_steps).timesteps
@@ -157,7 +158,7 @@ def test_vcm_without_a_say_is_never_called(
     assert torch.equal(steps[-1].latent, run(tiny_model, None)[-1].latent)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", SOLVERS)
 def test_features_change_the_sample(tiny_model: LoadedModel, features: Tensor, sampler: str) -> None:
     controlled = run(tiny_model, features, sampler=sampler)[-1].latent
     assert not torch.allclose(controlled, run(tiny_model, None, sampler=sampler)[-1].latent, atol=1e-2)
@@ -245,7 +246,7 @@ def test_no_gradient_is_recorded_and_the_caller_keeps_its_own_setting(
         assert torch.is_grad_enabled()
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", SOLVERS)
 def test_runs_that_take_turns_do_not_disturb_each_other(
     tiny_model: LoadedModel, features: Tensor, sampler: str
 ) -> None:
@@ -305,3 +306,16 @@ def test_shorter_schedule_allows_fewer_steps() -> None:
 def test_unknown_sampler_is_refused(tiny_model: LoadedModel) -> None:
     with pytest.raises(ValueError, match="sampler must be one of unipc, ddim, dpmpp, got 'euler'"):
         run(tiny_model, None, sampler="euler")
+
+
+def test_a_solver_that_is_registered_is_one_everywhere(monkeypatch):
+    """One entry is all that a new solver needs: requests, the command line, HTTP and the page list the registry."""
+    from vcm.request import GenerationRequest
+    from vcm.sampler import solvers
+
+    euler = solvers.SolverKind("euler", "Euler", solvers.SOLVERS["ddim"].build)
+    registry = {**solvers.SOLVERS, euler.name: euler}
+    for module in ("vcm.sampler.solvers", "vcm.request"):
+        monkeypatch.setattr(f"{module}.SOLVERS", registry)
+    assert GenerationRequest({}, sampler="euler").sampler == "euler"
+    assert build_solver("euler", ScheduleConfig(), 5).timesteps == build_solver("ddim", ScheduleConfig(), 5).timesteps

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vcm.modalities.conditions import MODALITIES
+from vcm.sampler.solvers import DEFAULT_SOLVER, SOLVERS
 from vcm.volume import Volume
 
-SAMPLERS = ("unipc", "ddim", "dpmpp")
 """UniPC and DPM-Solver++(2M), which do well in 20 steps, and the published code's deterministic DDIM."""
 
 SEXES = ("female", "male")
@@ -37,7 +37,7 @@ class GenerationRequest:
         guidance_scale: w in eps + w (eps_hat - eps), 0 (uncontrolled) to 10.
         num_inference_steps: 1 to 1000.
         seed: of the noise, 0 to 2^32 - 1.
-        sampler: "unipc", "ddim" or "dpmpp".
+        sampler: the name of a solver, see `vcm.sampler.solvers`.
         control_start: where the control sets in, as a fraction of the trajectory, 0 (pure noise) to `control_end`.
         control_end: where it ends, up to 1 (the finished volume).
         sex: "female" or "male".
@@ -57,7 +57,7 @@ class GenerationRequest:
     guidance_scale: float = 1.0
     num_inference_steps: int = 20
     seed: int = 0
-    sampler: str = "unipc"
+    sampler: str = DEFAULT_SOLVER
     control_start: float = 0.0
     control_end: float = 1.0
     sex: str = "female"
@@ -76,7 +76,7 @@ class GenerationRequest:
             _read_whole("num_inference_steps", self.num_inference_steps, *NUM_INFERENCE_STEPS_RANGE),
         )
         self._set("seed", _read_whole("seed", self.seed, *SEED_RANGE))
-        self._set("sampler", _read_choice("sampler", self.sampler, SAMPLERS))
+        self._set("sampler", _read_choice("sampler", self.sampler, tuple(SOLVERS)))
         self._set("control_start", _read_number("control_start", self.control_start, 0.0, 1.0))
         self._set("control_end", _read_number("control_end", self.control_end, 0.0, 1.0))
         if self.control_start > self.control_end:

@@ -18,6 +18,7 @@ import typer
 from typer.exceptions import TyperException
 
 from vcm.errors import is_out_of_memory
+from vcm.sampler.solvers import DEFAULT_SOLVER, SOLVERS
 
 if TYPE_CHECKING:
     from vcm.cli.cases import Case
@@ -164,7 +165,7 @@ def generate(
     steps: Annotated[Any, _setting("--steps", "Denoising steps, 1 to 1000.", "20")] = None,
     guidance: Annotated[Any, _setting("--guidance", "Strength of the control, 0 to 10.", "1")] = None,
     seed: Annotated[Any, _setting("--seed", "Of the noise, 0 to 4294967295.", "0")] = None,
-    sampler: Annotated[Any, _setting("--sampler", "unipc, ddim or dpmpp.", "unipc", "NAME")] = None,
+    sampler: Annotated[Any, _setting("--sampler", f"One of {', '.join(SOLVERS)}.", DEFAULT_SOLVER, "NAME")] = None,
     control_start: Annotated[Any, _setting("--control-start", "Fraction where control begins.", "0")] = None,
     control_end: Annotated[Any, _setting("--control-end", "Fraction where control ends.", "1")] = None,
     sex: Annotated[Any, _setting("--sex", "female or male.", "female", "NAME")] = None,

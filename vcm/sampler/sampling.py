@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
-from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from torch import Tensor
 
-from vcm.model.backbone import Backbone, build_betas
-from vcm.model.config import ScheduleConfig
+from vcm.model.backbone import Backbone
 from vcm.model.vcm import modulate
-from vcm.request import SAMPLERS
+from vcm.sampler.solvers import DEFAULT_SOLVER, build_solver
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +58,7 @@ def trajectory(
     features: Tensor | None,
     *,
     num_inference_steps: int = 20,
-    sampler: str = "unipc",
+    sampler: str = DEFAULT_SOLVER,
     guidance_scale: float = 1.0,
     control_start: float = 0.0,
     control_end: float = 1.0,
@@ -78,7 +75,7 @@ def trajectory(
         context: covariates, (B, 1, 4), each in [0, 1].
         features: the conditions, encoded once by `adapter.encode_condition`, (B, F, x, y, z); None for no condition.
         num_inference_steps: 1 to num_train_timesteps (1000).
-        sampler: one of `SAMPLERS`.
+        sampler: one of `SOLVERS`.
         guidance_scale: w in epsilon + w (eps_hat - epsilon): 0 is the prior, 1 the published method.
         control_start, control_end: the VCM acts while control_start <= index / num_inference_steps < control_end.
 
@@ -140,98 +137,3 @@ def initial_noise(seeds: int | Sequence[int], shape: Sequence[int]) -> Tensor:
     """
     each = [seeds] if isinstance(seeds, int) else seeds
     return torch.stack([torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in each])
-
-
-class Solver(Protocol):
-    """An integrator of the denoising differential equation: where it stops, and how it goes on from there."""
-
-    timesteps: list[int]
-
-    def step(self, index: int, latent: Tensor, epsilon: Tensor) -> Tensor:
-        """Return the latent after step `index`, from z_t and the noise estimate at `timesteps[index]`."""
-
-
-def build_solver(sampler: str, schedule: ScheduleConfig, num_inference_steps: int) -> Solver:
-    """Return a solver for one run: solvers remember earlier steps, so no two runs may share one.
-
-    Raises:
-        ValueError: the sampler is unknown or the number of steps out of range.
-    """
-    most = schedule.num_train_timesteps
-    if not 1 <= num_inference_steps <= most:
-        raise ValueError(f"num_inference_steps must be from 1 to {most}, got {num_inference_steps}.")
-    if sampler == "ddim":
-        return DDIMSolver(schedule, num_inference_steps)
-    if sampler == "unipc":
-        return DiffusersSolver(UniPCMultistepScheduler, schedule, num_inference_steps)
-    if sampler == "dpmpp":
-        return DiffusersSolver(DPMSolverMultistepScheduler, schedule, num_inference_steps)
-    raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}.")
-
-
-class DDIMSolver:
-    """Deterministic DDIM (Song et al. 2021, equation 12 with sigma = 0) at the timesteps of the schedule's rule.
-
-    A step goes from each timestep to the next of the same list, so the two can never disagree; the last goes to a
-    clean latent.
-    """
-
-    def __init__(self, schedule: ScheduleConfig, num_inference_steps: int) -> None:
-        self.timesteps = ddim_timesteps(schedule, num_inference_steps)
-        alphas_cumprod = torch.cumprod(1.0 - build_betas(schedule), dim=0)
-        self._alphas = [*alphas_cumprod[self.timesteps].tolist(), 1.0]
-
-    def step(self, index: int, latent: Tensor, epsilon: Tensor) -> Tensor:
-        """Return the latent after step `index`, from z_t and the noise estimate there."""
-        alpha, next_alpha = self._alphas[index : index + 2]
-        clean = (latent - (1.0 - alpha) ** 0.5 * epsilon) / alpha**0.5
-        return next_alpha**0.5 * clean + (1.0 - next_alpha) ** 0.5 * epsilon
-
-
-def ddim_timesteps(schedule: ScheduleConfig, num_inference_steps: int) -> list[int]:
-    """Return the falling timesteps of DDIM under the schedule's rule, see `ScheduleConfig.ddim_timesteps`."""
-    most = schedule.num_train_timesteps
-    if schedule.ddim_timesteps == "leading":
-        stride = most // num_inference_steps
-        return [stride * i for i in reversed(range(num_inference_steps))]
-    return [most * i // num_inference_steps - 1 for i in range(num_inference_steps, 0, -1)]
-
-
-class DiffusersSolver:
-    """A second-order multistep solver of diffusers, on this model's noise schedule and `quadratic_timesteps`."""
-
-    def __init__(self, scheduler: type[Any], schedule: ScheduleConfig, num_inference_steps: int) -> None:
-        betas = build_betas(schedule)
-        alphas_cumprod = torch.cumprod(1.0 - betas, dim=0)
-        self.timesteps = quadratic_timesteps(schedule.num_train_timesteps, num_inference_steps)
-        self._scheduler = scheduler(
-            num_train_timesteps=schedule.num_train_timesteps,
-            trained_betas=betas.tolist(),
-            solver_order=2,
-            prediction_type="epsilon",
-        )
-        self._scheduler.set_timesteps(num_inference_steps)
-        # UniPC takes no list of timesteps, so both solvers are given ours, and the noise levels that belong to it.
-        noise_levels = ((1.0 - alphas_cumprod) / alphas_cumprod).sqrt()[self.timesteps]
-        self._scheduler.timesteps = torch.tensor(self.timesteps)
-        self._scheduler.sigmas = torch.cat([noise_levels, torch.zeros(1)])
-
-    def step(self, index: int, latent: Tensor, epsilon: Tensor) -> Tensor:
-        """Return the latent after step `index`, from z_t and the noise estimate there."""
-        after: Tensor = self._scheduler.step(epsilon, self.timesteps[index], latent, return_dict=False)[0]
-        return after
-
-
-def quadratic_timesteps(num_train_timesteps: int, num_inference_steps: int) -> list[int]:
-    """Return distinct timesteps that fall from the noisiest to 0, ever closer to each other.
-
-    Even spacing ends in a jump from a noise level of 0.3, over which a solver of first order wipes out all that is
-    finer: in 20 steps, components of deviation 0.2 lose 45 % of it. With quadratic spacing they lose 1 %.
-    """
-    last = num_train_timesteps - 1
-    if num_inference_steps == 1:
-        return [last]
-    rising = [0]
-    for i in range(1, num_inference_steps):
-        rising.append(max(rising[-1] + 1, round(last * (i / (num_inference_steps - 1)) ** 2)))
-    return rising[::-1]

@@ -13,6 +13,7 @@ from gradio.utils import get_upload_folder
 
 from vcm.modalities.conditions import load_condition
 from vcm.request import GenerationRequest
+from vcm.sampler.solvers import DEFAULT_SOLVER, SOLVERS
 from vcm.ui.sections.examples import Example
 from vcm.ui.server.failures import FORESEEN, explain
 from vcm.ui.server.session_files import session_folder, write_downloads
@@ -20,7 +21,7 @@ from vcm.ui.server.studio import Finished, Studio
 from vcm.volume import Volume
 from vcm.volume.registration import place_request
 
-Sampler = Literal["unipc", "ddim", "dpmpp"]
+Sampler = Literal[*SOLVERS]  # type: ignore[valid-type]
 Sex = Literal["female", "male"]
 
 
@@ -46,7 +47,7 @@ def build_api(studio: Studio, examples: Sequence[Example], concurrency_id: str) 
         guidance_scale: float = 1.0,
         num_inference_steps: int = 20,
         seed: int = 0,
-        sampler: Sampler = "unipc",
+        sampler: Sampler = DEFAULT_SOLVER,
         control_start: float = 0.0,
         control_end: float = 1.0,
         sex: Sex = "female",

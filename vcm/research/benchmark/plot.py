@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vcm.modalities.conditions import MODALITIES
-from vcm.research.benchmark.table import SOLVERS
 from vcm.research.report.figures import FAINT_TEXT, TEXT
+from vcm.sampler.solvers import DEFAULT_SOLVER, SOLVERS
 
-_COLORS = dict(zip(SOLVERS, reversed(MODALITIES["tumor"].colors), strict=True))
+_COLORS = dict(zip(SOLVERS, cycle(reversed(MODALITIES["tumor"].colors)), strict=False))
 _PUBLISHED, _FLOAT32 = "published", "ours in float32"
 _PANEL_WIDTH, _HEIGHT, _DPI = 9.2, 7.6, 100
 _LARGE, _SMALL = 18, 14
@@ -87,14 +88,21 @@ def _draw_panel(axes: Any, results: Mapping[str, Any], panel: _Panel) -> None:
     points = dict(_list_points(results, panel))
     # Where lines fall, there is room above their right side; where they rise, below it.
     right = (11, 7) if panel.is_logarithmic else (11, -17)
-    for solver, title in SOLVERS.items():
+    for solver, kind in SOLVERS.items():
         names = [name for name in points if _is_ours(name) and results["loops"][name]["sampler"] == solver]
         line = sorted(points[name] for name in names)
         if line:
-            _draw(axes, line, _COLORS[solver], f"ours, {title}", (-11, 7) if solver == "unipc" else right)
+            _draw(axes, line, _COLORS[solver], f"ours, {kind.title}", (-11, 7) if solver == DEFAULT_SOLVER else right)
     if _FLOAT32 in points:
         hollow = {"markerfacecolor": "black", "linewidth": 0}
-        _draw(axes, [points[_FLOAT32]], _COLORS["unipc"], "ours, UniPC in float32", right, **hollow)
+        _draw(
+            axes,
+            [points[_FLOAT32]],
+            _COLORS[DEFAULT_SOLVER],
+            f"ours, {SOLVERS[DEFAULT_SOLVER].title} in float32",
+            right,
+            **hollow,
+        )
     if _PUBLISHED in points:
         diamond = {"marker": "D", "markersize": 13, "linewidth": 0}
         _draw(axes, [points[_PUBLISHED]], TEXT, "published loop", right, **diamond)

@@ -12,9 +12,7 @@ from vcm.research.benchmark.plan import BenchmarkPlan
 from vcm.research.metrics import Estimate
 from vcm.research.report.model_card import Figure, Goal, markdown_table
 from vcm.research.report.source_line import spell_command, tell_source
-
-SOLVERS = {"unipc": "UniPC", "dpmpp": "DPM-Solver++(2M)", "ddim": "DDIM"}
-"""What the solvers are called in print."""
+from vcm.sampler.solvers import SOLVERS
 
 Results = Mapping[str, Any]
 """What `vcm.research.benchmark.benchmark.benchmark` returned."""
@@ -150,7 +148,7 @@ def _list_loops(results: Results) -> Iterator[tuple[str, ...]]:
     published = _rounds(results["runs"]["published"])
     for name, seconds in results["runs"].items():
         facts = results["loops"][name]
-        settings = f"{SOLVERS[facts['sampler']]}, {facts['steps']} steps"
+        settings = f"{SOLVERS[facts['sampler']].title}, {facts['steps']} steps"
         is_named = name != f"{facts['sampler']} {facts['steps']}"
         title = f"{name}: {settings}" if is_named else settings
         time = f"{seconds['cpu_seconds']:.2f} s [{seconds['cpu_p10']:.2f}, {seconds['cpu_p90']:.2f}]"

@@ -11,10 +11,10 @@ import gradio as gr
 from gradio.components import Component
 
 from vcm.model.config import CovariateConfig
-from vcm.request import AGE_RANGE, SAMPLERS, SEED_RANGE, SEXES, GenerationRequest
+from vcm.request import AGE_RANGE, SEED_RANGE, SEXES, GenerationRequest
+from vcm.sampler.solvers import SOLVERS
 
 _MOST_STEPS = 100
-_SAMPLER_TITLES = {"unipc": "UniPC", "dpmpp": "DPM-Solver++", "ddim": "DDIM"}
 _DICE_JS = f"() => Math.floor(Math.random() * {SEED_RANGE[1] + 1})"
 
 
@@ -135,7 +135,10 @@ def build_controls(covariates: CovariateConfig, shown: GenerationRequest) -> Con
         )
     with gr.Accordion("Solver and control window", open=False, elem_id="solver"), gr.Row(elem_classes="fields"):
         settings["sampler"] = _Radio(
-            [(_SAMPLER_TITLES[name], name) for name in SAMPLERS], value=shown.sampler, label="Solver", elem_id="sampler"
+            [(kind.title, kind.name) for kind in SOLVERS.values()],
+            value=shown.sampler,
+            label="Solver",
+            elem_id="sampler",
         )
         settings["control_start"] = _Slider(
             0.0, 1.0, shown.control_start, step=0.05, label="Control from", info="0 is pure noise."

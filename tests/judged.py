@@ -8,6 +8,7 @@ import pytest
 from vcm.model.segmenter import Segmenter, SegmenterConfig
 from vcm.train.record import begin_run, record_run
 from vcm.weights.checkpoint import file_hash, write_sums
+from vcm.weights.segmenter import save_segmenter
 
 
 def estimate(value, interval=None, count=32):
@@ -19,7 +20,7 @@ def folder(tiny_folder, tmp_path) -> Path:
     """A whole model folder of its own, segmenter included."""
     folder = tmp_path / "model"
     shutil.copytree(tiny_folder, folder)
-    Segmenter(SegmenterConfig(init_filters=8, blocks_down=(1, 1), blocks_up=(1,))).save(folder)
+    save_segmenter(Segmenter(SegmenterConfig(init_filters=8, blocks_down=(1, 1), blocks_up=(1,))), folder)
     for stage in ("autoencoder", "diffusion", "vcm", "segmenter"):
         begin_run(folder, stage, tmp_path / stage, from_weights=False)
         record_run(folder, stage, tmp_path / stage, steps=3000, subjects=500)

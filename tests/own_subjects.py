@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from vcm.data import simulate
+from vcm.registration.register import build_transform
 from vcm.volume import Volume
-from vcm.volume.registration import build_transform
 
 ROLES = ("t1", "t2", "flair", "tumor", "anatomy")
 BRATS = {"t1": "t1c", "t2": "t2w", "flair": "t2f", "tumor": "seg"}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vcm.research.benchmark.clock import Seconds, clocked, one_thread, peak_memory_mib, summarize_seconds, take_turns
+from vcm.runtime.clock import Seconds, clocked, one_thread, peak_memory_mib, summarize_seconds, take_turns
 
 CPU = torch.device("cpu")
 
@@ -103,7 +103,7 @@ def test_the_peak_of_memory_stays_when_the_memory_is_given_back():
 
 
 def test_elsewhere_than_on_linux_the_peak_comes_from_getrusage(monkeypatch):
-    import vcm.research.benchmark.clock as clock
+    import vcm.runtime.clock as clock
 
     monkeypatch.setattr(clock.Path, "is_file", lambda path: False)
     monkeypatch.setattr(clock.resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=3 * 2**20))

@@ -12,7 +12,6 @@ import vcm.research.benchmark.loops as loops
 from vcm.model.vcm import VCM
 from vcm.pipeline import Pipeline
 from vcm.request import Preview
-from vcm.research.benchmark.clock import Seconds
 from vcm.research.benchmark.loops import (
     EncodeEveryStep,
     Loop,
@@ -22,6 +21,7 @@ from vcm.research.benchmark.loops import (
     solid_request,
     time_loop,
 )
+from vcm.runtime.clock import Seconds
 from vcm.sampler import initial_noise, trajectory
 
 

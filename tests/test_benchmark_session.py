@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from vcm.research.benchmark.clock import peak_memory_mib
 from vcm.research.benchmark.session import STAGES, measure_session
+from vcm.runtime.clock import peak_memory_mib
 
 
 @pytest.mark.slow

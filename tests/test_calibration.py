@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vcm.research.evaluate.calibration import Calibration, Lesion, load_calibration, read_calibration
+from vcm.weights.calibration import Calibration, Lesion, load_calibration, read_calibration
 
 
 def lesions(dices: list[float]) -> Calibration:

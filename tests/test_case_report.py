@@ -12,9 +12,9 @@ from vcm.cli import main
 from vcm.data import simulate
 from vcm.errors import VolumeError
 from vcm.pipeline import Pipeline
-from vcm.research.evaluate.calibration import Calibration, Lesion
 from vcm.research.report.case_report import follow_case, measure_case, place_with_scan, write_case
 from vcm.volume import Volume
+from vcm.weights.calibration import Calibration, Lesion
 from vcm.weights.checkpoint import LoadedModel
 
 

@@ -19,6 +19,7 @@ from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
 from vcm.volume import Volume
 from vcm.weights.checkpoint import file_hash
+from vcm.weights.share import save_vcm
 
 
 @pytest.fixture
@@ -437,7 +438,7 @@ def test_the_published_model_without_its_vcm_says_how_to_get_it(run, tmp_path, m
 
 
 def test_a_vcm_from_elsewhere_is_taken_by_the_commands(run, mask, tiny_folder, tiny_model, tmp_path):
-    shared = tiny_model.adapter.save_pretrained(tmp_path / "shared")
+    shared = save_vcm(tiny_model.adapter, tmp_path / "shared")
     arguments = ("--model", tiny_folder, "--vcm-weights", shared, "--device", "cpu")
     out = tmp_path / "a"
     assert run("generate", "--condition", f"tumor={mask}", "--steps", 1, "--out", out, *arguments)[0] == 0

@@ -22,6 +22,7 @@ from vcm.research.evaluate.evaluate import (
 )
 from vcm.research.report.model_card import write_model_card
 from vcm.weights.checkpoint import LoadedModel, save_model, write_sums
+from vcm.weights.segmenter import save_segmenter
 
 PLAN = EvaluationPlan(
     subjects=2, uncontrolled=4, num_inference_steps=2, modality_subjects=1, regressor_subjects=2, regressor_steps=2
@@ -44,7 +45,7 @@ def model() -> LoadedModel:
 def folder(model, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     save_model(folder, model.config, model.backbone, model.adapter)
-    build_segmenter().save(folder)
+    save_segmenter(build_segmenter(), folder)
     write_sums(folder)
     return folder
 

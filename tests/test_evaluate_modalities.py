@@ -9,6 +9,7 @@ from skimage.metrics import structural_similarity
 from tiny import ALL_CHANNELS, build_tiny_model, randomize
 
 from vcm.data import simulate
+from vcm.metrics import psnr, ssim
 from vcm.modalities.adherence import TUMOR_REGIONS
 from vcm.model.config import Grid
 from vcm.model.segmenter import Segmenter, SegmenterConfig
@@ -21,8 +22,7 @@ from vcm.research.evaluate.modalities import (
     tabulate,
     thicken,
 )
-from vcm.research.metrics import psnr, ssim
-from vcm.train.regressor import train_regressor
+from vcm.research.evaluate.regressor import train_regressor
 
 
 def test_each_condition_stands_alone_with_the_tumor_and_with_all_others():

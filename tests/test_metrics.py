@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from vcm.research.metrics import (
+from vcm.metrics import (
     correlation,
     cubic_mmd,
     estimate,

@@ -9,7 +9,6 @@ import torch
 from judged import estimate, evaluation, folder
 from safetensors.torch import load_file
 
-from vcm.model.segmenter import Segmenter
 from vcm.research.report.model_card import (
     CARD_FILE,
     TEMPLATE_NOTICE,
@@ -21,6 +20,7 @@ from vcm.research.report.model_card import (
 )
 from vcm.train.record import begin_run, record_run
 from vcm.weights.checkpoint import CheckpointError, hash_weights, write_sums
+from vcm.weights.segmenter import load_segmenter
 
 __all__ = ["evaluation", "folder"]  # fixtures
 
@@ -166,7 +166,7 @@ def test_a_card_of_a_vcm_that_learned_from_own_data_does_not_say_that_there_is_n
 
 
 def test_an_evaluation_by_another_segmenter_is_refused(folder, evaluation):
-    segmenter = Segmenter.load(folder, torch.device("cpu"))
+    segmenter = load_segmenter(folder, torch.device("cpu"))
     evaluation["segmenter"] = hash_weights(segmenter)
     write_model_card(folder, evaluation)
     evaluation["segmenter"] = "0" * 64

@@ -14,10 +14,10 @@ from vcm.data import own_data, simulate
 from vcm.data.layouts import DataProblemsError, find_exams
 from vcm.data.own_data import check_data, choose_conditions, load_own_cohort
 from vcm.model.config import Grid, ModelConfig
+from vcm.registration.register import Registration
 from vcm.train import stages
 from vcm.train.record import read_training
 from vcm.volume import Volume
-from vcm.volume.registration import Registration
 from vcm.weights.checkpoint import load_model, save_model
 
 GRID = Grid((24, 32, 24), simulate.AFFINE @ np.diag([3.5, 3.5, 3.5, 1]))

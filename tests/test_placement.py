@@ -14,10 +14,10 @@ from vcm.model.config import Grid
 from vcm.outputs import write_result
 from vcm.pipeline import Pipeline
 from vcm.recipe import parse_recipe, request_from_recipe
+from vcm.registration.placement import as_placement, find_placement_between, move, move_along, move_back
+from vcm.registration.register import TOLERANCE_MM, place_head, place_request
 from vcm.request import GenerationRequest
 from vcm.volume import Volume
-from vcm.volume.placement import as_placement, find_placement_between, move, move_along, move_back
-from vcm.volume.registration import TOLERANCE_MM, place_head, place_request
 from vcm.weights.checkpoint import save_model
 
 AFFINE = np.float32(MOVED @ simulate.AFFINE).astype(np.float64)  # as a NIfTI file holds it
@@ -77,7 +77,9 @@ def test_a_scan_stays_where_another_of_its_session_stayed(subject: simulate.Subj
     flair = Volume(subject.images["flair"], affine)
     assert place_head("flair", flair).placement is not None  # by itself
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vcm.volume.registration.measure_likeness", lambda image, transform: 1.0)  # as like there as here
+        patch.setattr(
+            "vcm.registration.register.measure_likeness", lambda image, transform: 1.0
+        )  # as like there as here
         placed = place_head("flair", flair, [None])
     assert placed.placement is None
     assert placed.volume is flair

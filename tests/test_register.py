@@ -8,8 +8,7 @@ from vcm.data import simulate
 from vcm.data.make_template import render_templates
 from vcm.errors import VolumeError
 from vcm.model.config import Grid
-from vcm.volume import Volume
-from vcm.volume.registration import (
+from vcm.registration.register import (
     TEMPLATE_FOLDER,
     _pool,
     brain_surface,
@@ -17,6 +16,7 @@ from vcm.volume.registration import (
     register,
     template_brain,
 )
+from vcm.volume import Volume
 
 TOLERANCE_MM = 2.0  # at the brain's surface
 

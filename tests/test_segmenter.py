@@ -8,9 +8,10 @@ import pytest
 import torch
 from tiny import randomize
 
-from vcm.model.segmenter import CONFIG_FILE, NUM_ANATOMY_CLASSES, NUM_TUMOR_CLASSES, Segmenter, SegmenterConfig
+from vcm.model.segmenter import NUM_ANATOMY_CLASSES, NUM_TUMOR_CLASSES, Segmenter, SegmenterConfig
 from vcm.runtime.precision import autocast
 from vcm.weights.checkpoint import SEGMENTER_FILE, SUMS_FILE, CheckpointError, write_sums
+from vcm.weights.segmenter import SEGMENTER_CONFIG_FILE, load_segmenter, save_segmenter
 
 CONFIG = SegmenterConfig(init_filters=8, blocks_down=(1, 1), blocks_up=(1,))
 SHAPE = (16, 24, 16)
@@ -28,7 +29,7 @@ def segmenter() -> Segmenter:
 
 @pytest.fixture
 def folder(segmenter, tmp_path) -> Path:
-    segmenter.save(tmp_path)
+    save_segmenter(segmenter, tmp_path)
     write_sums(tmp_path)
     return tmp_path
 
@@ -70,7 +71,7 @@ def test_a_description_is_one_vector_that_tells_volumes_apart(segmenter, volume)
 
 
 def test_a_saved_segmenter_comes_back_with_its_sizes_and_its_labels(segmenter, folder, volume):
-    loaded = Segmenter.load(folder)
+    loaded = load_segmenter(folder)
     assert loaded.config == CONFIG
     assert not loaded.training
     for labels, same in zip(loaded.segment(volume), segmenter.segment(volume), strict=True):
@@ -82,22 +83,22 @@ def test_the_shipped_sizes_fit_the_model_grid():
     assert labels.shape == (80, 112, 80)
 
 
-@pytest.mark.parametrize("name", [CONFIG_FILE, SEGMENTER_FILE])
+@pytest.mark.parametrize("name", [SEGMENTER_CONFIG_FILE, SEGMENTER_FILE])
 def test_a_damaged_file_is_refused_in_a_sentence_that_names_it_without_its_folder(folder, name):
     path = folder / name
     content = bytearray(path.read_bytes())
     content[-2] ^= 1
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=f"{name} is damaged or was changed") as caught:
-        Segmenter.load(folder)
+        load_segmenter(folder)
     assert str(folder) not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [CONFIG_FILE, SEGMENTER_FILE, SUMS_FILE])
+@pytest.mark.parametrize("name", [SEGMENTER_CONFIG_FILE, SEGMENTER_FILE, SUMS_FILE])
 def test_a_missing_file_is_refused(folder, name):
     (folder / name).unlink()
     with pytest.raises(CheckpointError, match=f"{name} is missing"):
-        Segmenter.load(folder)
+        load_segmenter(folder)
 
 
 @pytest.mark.parametrize(
@@ -115,15 +116,15 @@ def test_a_missing_file_is_refused(folder, name):
     ],
 )
 def test_a_configuration_that_makes_no_network_is_refused(folder, content):
-    (folder / CONFIG_FILE).write_text(content)
+    (folder / SEGMENTER_CONFIG_FILE).write_text(content)
     write_sums(folder)
     with pytest.raises(CheckpointError, match=r"segmenter\.json cannot be used"):
-        Segmenter.load(folder)
+        load_segmenter(folder)
 
 
 def test_weights_of_other_sizes_are_refused(folder):
-    values = json.loads((folder / CONFIG_FILE).read_text())
-    (folder / CONFIG_FILE).write_text(json.dumps(values | {"init_filters": 16}))
+    values = json.loads((folder / SEGMENTER_CONFIG_FILE).read_text())
+    (folder / SEGMENTER_CONFIG_FILE).write_text(json.dumps(values | {"init_filters": 16}))
     write_sums(folder)
     with pytest.raises(CheckpointError, match=r"segmenter\.safetensors has the shape"):
-        Segmenter.load(folder)
+        load_segmenter(folder)

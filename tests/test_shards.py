@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from vcm.cli.shards import Shard, ShardError, find_shard
+from vcm.runtime.shards import Shard, ShardError, find_shard
 
 
 @pytest.mark.parametrize("environment", [{}, {"WORLD_SIZE": "1"}, {"WORLD_SIZE": "1", "RANK": "0"}, {"RANK": "3"}])

@@ -18,6 +18,7 @@ from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
 from vcm.volume import Volume
 from vcm.weights.checkpoint import CheckpointError, LoadedModel
+from vcm.weights.share import load_vcm, push_vcm, save_vcm
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def assert_same(first: VCM, second: VCM) -> None:
 
 def refusal(where: str | Path, model: Path | None = None) -> str:
     with pytest.raises(CheckpointError) as caught:
-        VCM.from_pretrained(where) if model is None else Pipeline.from_pretrained(model, "cpu", vcm_weights=where)
+        load_vcm(where) if model is None else Pipeline.from_pretrained(model, "cpu", vcm_weights=where)
     message = str(caught.value)
     assert message.endswith(".")
     assert "\n" not in message
@@ -52,36 +53,36 @@ def refusal(where: str | Path, model: Path | None = None) -> str:
 
 
 def test_what_is_saved_comes_back_in_full_precision(vcm: VCM, tmp_path: Path) -> None:
-    folder = vcm.save_pretrained(tmp_path / "mine")
+    folder = save_vcm(vcm, tmp_path / "mine")
     assert {path.name for path in folder.iterdir()} == {"README.md", "config.json", "model.safetensors"}
-    loaded = VCM.from_pretrained(folder)
+    loaded = load_vcm(folder)
     assert_same(vcm, loaded)
     assert not loaded.training
 
 
 def test_the_vcm_of_a_trained_model_can_be_taken_out_of_its_folder(tiny_folder: Path, tmp_path: Path) -> None:
     own = Pipeline.from_pretrained(tiny_folder, "cpu").adapter
-    assert_same(own, VCM.from_pretrained(VCM.from_pretrained(tiny_folder).save_pretrained(tmp_path / "taken")))
+    assert_same(own, load_vcm(save_vcm(load_vcm(tiny_folder), tmp_path / "taken")))
     folder = shutil.copytree(tiny_folder, tmp_path / "damaged")
     (folder / "vcm.safetensors").write_bytes((folder / "vcm.safetensors").read_bytes()[:-1] + b"x")
     assert "vcm.safetensors is damaged" in refusal(folder)
 
 
 def test_a_card_says_what_the_vcm_takes_and_one_of_the_users_own_is_kept(vcm: VCM, tmp_path: Path) -> None:
-    card = vcm.save_pretrained(tmp_path) / "README.md"
+    card = save_vcm(vcm, tmp_path) / "README.md"
     assert "`tumor`, 3 channels" in card.read_text()
     assert "4 latent channels at 1/4" in card.read_text()
     card.write_text("My own.")
-    vcm.save_pretrained(tmp_path)
+    save_vcm(vcm, tmp_path)
     assert card.read_text() == "My own."
 
 
 def test_what_is_pushed_to_the_hub_comes_back_from_there(vcm: VCM, hub: HubStandIn) -> None:
-    assert vcm.push_to_hub("lab/tumors").endswith("lab/tumors")
+    assert push_vcm(vcm, "lab/tumors").endswith("lab/tumors")
     assert {name.rsplit("/")[-1] for name in hub.files} == {"README.md", "config.json", "model.safetensors"}
-    assert_same(vcm, VCM.from_pretrained("lab/tumors"))
+    assert_same(vcm, load_vcm("lab/tumors"))
     hub.files["lab/tumors/README.md"] = b"A better card."
-    vcm.push_to_hub("lab/tumors")
+    push_vcm(vcm, "lab/tumors")
     assert hub.files["lab/tumors/README.md"] == b"A better card."
 
 
@@ -90,20 +91,20 @@ def test_a_hub_that_refuses_or_is_not_there_is_said(
 ) -> None:
     assert "no such repository" in refusal("lab/nothing")
     with pytest.raises(CheckpointError, match="named OWNER/NAME"):
-        vcm.push_to_hub("tumors")
+        push_vcm(vcm, "tumors")
     hub.refuses_uploads = True
     with pytest.raises(CheckpointError, match=r"status 403: log in"):
-        vcm.push_to_hub("lab/tumors")
+        push_vcm(vcm, "lab/tumors")
     hub.address = "http://127.0.0.1:9"
     turn_to(hub, monkeypatch, tmp_path / "other")
     with pytest.raises(CheckpointError, match="cannot be reached"):
-        vcm.push_to_hub("lab/tumors")
+        push_vcm(vcm, "lab/tumors")
 
 
 def test_a_folder_that_holds_no_vcm_is_refused(vcm: VCM, tmp_path: Path) -> None:
     assert "no such VCM" in refusal(tmp_path / "nowhere")
     assert "config.json is missing" in refusal(tmp_path)
-    folder = vcm.save_pretrained(tmp_path / "mine")
+    folder = save_vcm(vcm, tmp_path / "mine")
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(values | {"head_channels": 16}))
     assert "model.safetensors has the shape" in refusal(folder)
@@ -117,9 +118,9 @@ def test_a_model_takes_a_vcm_from_elsewhere(
 ) -> None:
     where: str | Path = tiny_folder
     if place == "folder":
-        where = vcm.save_pretrained(tmp_path / "mine")
+        where = save_vcm(vcm, tmp_path / "mine")
     elif place == "repository":
-        vcm.push_to_hub("lab/tumors")
+        push_vcm(vcm, "lab/tumors")
         where = "lab/tumors"
     pipeline = Pipeline.from_pretrained(tiny_folder, "cpu", vcm_weights=where)
     if place != "model folder":
@@ -137,7 +138,7 @@ def test_a_model_takes_a_vcm_from_elsewhere(
 
 def test_a_vcm_of_another_kind_of_backbone_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
     model = build_small_model(build_small_config())
-    folder = model.adapter.save_pretrained(tmp_path / "other")
+    folder = save_vcm(model.adapter, tmp_path / "other")
     assert "for another kind of backbone" in refusal(folder, tiny_folder)
     mean = VCM(replace(build_tiny_model().config.adapter, aggregation="mean"))
-    assert Pipeline.from_pretrained(tiny_folder, "cpu", vcm_weights=mean.save_pretrained(tmp_path / "mean"))
+    assert Pipeline.from_pretrained(tiny_folder, "cpu", vcm_weights=save_vcm(mean, tmp_path / "mean"))

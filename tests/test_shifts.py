@@ -7,7 +7,14 @@ import torch
 from vcm.data import simulate
 from vcm.data.cohort import Cohort
 from vcm.modalities.intensity import find_interior, measure_landmarks
-from vcm.train.shifts import STRIPPED_SHARE, UNSHIFTED_SHARE, draw_shift, shift_scan, strip_skull, thicken_slices
+from vcm.train.shifts import (
+    STRIPPED_SHARE,
+    UNSHIFTED_SHARE,
+    draw_shift,
+    shift_scan,
+    strip_skull,
+    thicken_slices,
+)
 from vcm.train.views import View
 
 AFFINE = simulate.AFFINE

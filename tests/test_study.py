@@ -16,7 +16,6 @@ from torch import Tensor
 from vcm.modalities.adherence import dice
 from vcm.model.backbone import Backbone
 from vcm.model.config import AdapterConfig
-from vcm.model.segmenter import Segmenter
 from vcm.research.report.report import STUDY, mark, write_study
 from vcm.research.study import conduct as conducting
 from vcm.research.study.conduct import RESULTS_FILE, conduct
@@ -29,6 +28,7 @@ from vcm.research.study.table import list_lines, summarize_study
 from vcm.research.study.training import build_method, method_conditions
 from vcm.sampler import initial_noise, sample
 from vcm.weights.checkpoint import load_model, save_model, write_sums
+from vcm.weights.segmenter import load_segmenter, save_segmenter
 
 CHANNELS = {"tumor": 3, "anatomy": 4, "t2": 1}
 PLAN = StudyPlan(
@@ -58,7 +58,7 @@ def model(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tiny = build_tiny_model(GRID, CHANNELS)
     save_model(folder, tiny.config, tiny.backbone, tiny.adapter)
-    build_segmenter().save(folder)
+    save_segmenter(build_segmenter(), folder)
     write_sums(folder)
     return folder
 
@@ -239,7 +239,7 @@ def test_a_study_trains_all_alike_and_keeps_each_result(conducted):
 
 
 def test_a_backbone_that_has_learned_on_is_compared_with_its_own_volumes(model, cohorts, tmp_path, config):
-    backbone, segmenter = load_model(model).backbone, Segmenter.load(model, torch.device("cpu"))
+    backbone, segmenter = load_model(model).backbone, load_segmenter(model, torch.device("cpu"))
     bench = build_bench(backbone, segmenter, PLAN, tmp_path, "cpu")
     learned = copy.deepcopy(backbone)
     with torch.no_grad():

@@ -16,7 +16,6 @@ from visitor import Visitor, text_of
 from vcm.explore import Advance
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
-from vcm.research.evaluate.calibration import Calibration, Lesion
 from vcm.ui import app as page
 from vcm.ui.app import LESSONS, build_app, launch_options
 from vcm.ui.learn.charts import draw_line, draw_scatter
@@ -30,6 +29,7 @@ from vcm.ui.learn.tour import STEPS
 from vcm.ui.sections.examples import load_examples, save_example
 from vcm.ui.server.studio import Studio
 from vcm.volume import Volume
+from vcm.weights.calibration import Calibration, Lesion
 from vcm.weights.checkpoint import LoadedModel
 
 ROOT = Path(__file__).parent.parent

@@ -16,6 +16,7 @@ from visitor import PATIENT, Visitor, text_of
 from vcm.data import simulate
 from vcm.pipeline import Pipeline
 from vcm.recipe import build_recipe
+from vcm.registration.placement import as_placement, move_back
 from vcm.request import GenerationRequest
 from vcm.ui.canvas.slice_canvas import SliceCanvas, canvas_value, image_layer
 from vcm.ui.palette import Palette
@@ -24,7 +25,6 @@ from vcm.ui.sections.scan_uploads import build_scan_uploads, find_placement, fin
 from vcm.ui.server.session_files import one_at_a_time, session_folder
 from vcm.ui.views import show_on_grid
 from vcm.volume import Volume
-from vcm.volume.placement import as_placement, move_back
 from vcm.weights.checkpoint import LoadedModel
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from vcm.research.evaluate.calibration import Calibration, Lesion
 from vcm.ui import words
+from vcm.weights.calibration import Calibration, Lesion
 
 NOTHING = {"whole": 0.0, "core": 0.0, "enhancing": 0.0}
 

@@ -73,6 +73,80 @@ def test_imports_name_their_module_in_full() -> None:
         assert not [name for name in imports_of(path.read_text()) if name.startswith(".")], module
 
 
+LAYERS = {
+    "errors": set(),
+    "whole_files": set(),
+    "volume": {"errors", "whole_files"},
+    "runtime": set(),
+    "modalities": {"errors", "volume"},
+    "render": {"modalities", "volume"},
+    "model": {"runtime"},
+    "sampler": {"model"},
+    "weights": {"model", "whole_files"},
+    "metrics": set(),
+    "request": {"modalities", "sampler", "volume"},
+    "registration": {"errors", "modalities", "model", "request", "volume"},
+    "recipe": {"modalities", "request", "volume", "whole_files"},
+    "recipe_link": {"modalities", "recipe"},
+    "job": {"modalities", "request", "runtime"},
+    "outputs": {"modalities", "recipe", "registration", "request"},
+    "pipeline": {"job", "modalities", "model", "recipe", "request", "runtime", "sampler", "volume", "weights"},
+    "explore": {"metrics", "modalities", "pipeline", "render", "request", "volume"},
+    "data": {"errors", "modalities", "model", "registration", "volume", "whole_files"},
+    "train": {
+        *("data", "metrics", "modalities", "model", "render", "runtime", "sampler"),
+        *("volume", "weights", "whole_files"),
+    },
+}
+"""What each package, or file directly in `vcm`, may import of the others; research, cli and ui stand above them."""
+
+ABOVE = {
+    "research": {*LAYERS},
+    "ui": {*LAYERS} - {"train"},
+    "cli": {*LAYERS, "research", "ui"},
+}
+
+
+def part_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports_within(module: str) -> set[str]:
+    """Return the modules of the package that a module imports when it runs, on demand or not."""
+    found = set()
+    for name in imports_of(MODULES[module].read_text()):
+        while name and name not in MODULES:
+            name = name.rpartition(".")[0]
+        if part_of(name):
+            found.add(name)
+    return found - {module}
+
+
+@pytest.mark.parametrize("module", sorted(module for module in MODULES if part_of(module) not in ("", "__main__")))
+def test_every_file_imports_only_what_its_package_may(module: str) -> None:
+    own = part_of(module)
+    allowed = (LAYERS | ABOVE)[own] | {own}
+    assert {part_of(name) for name in imports_within(module)} <= allowed
+
+
+def test_there_is_no_circle() -> None:
+    """Neither of packages, which the layers rule out, nor of files within one."""
+    order = list(LAYERS)
+    for index, (part, allowed) in enumerate(LAYERS.items()):
+        assert allowed <= set(order[:index]), part
+    done: set[str] = set()
+
+    def visit(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, " -> ".join((*way, module))
+        if module not in done:
+            for name in imports_within(module):
+                visit(name, (*way, module))
+            done.add(module)
+
+    for module in MODULES:
+        visit(module, ())
+
+
 def test_only_the_ui_imports_gradio() -> None:
     importers = importers_of("gradio", "gradio_client")
     assert importers

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vcm.metrics import head_mask
 from vcm.modalities.conditions import MODALITIES
 from vcm.modalities.scans import show_on_grid
 from vcm.pipeline import Pipeline
 from vcm.render.slices import find_focus
 from vcm.request import AGE_RANGE, SEED_RANGE, GenerationRequest, GenerationResult, Preview
-from vcm.research.metrics import head_mask
 from vcm.volume import Volume
 
 GUIDANCE_SCALES = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)

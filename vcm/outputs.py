@@ -10,8 +10,8 @@ from typing import Any
 
 from vcm.modalities.conditions import MODALITIES
 from vcm.recipe import RecipeError, load_recipe, save_recipe
+from vcm.registration.placement import move_back
 from vcm.request import GenerationResult
-from vcm.volume.placement import move_back
 
 CONTROLLED_FILE = "controlled.nii.gz"
 UNCONTROLLED_FILE = "uncontrolled.nii.gz"

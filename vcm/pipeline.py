@@ -480,9 +480,9 @@ def _load_segmenter(folder: Path, device: torch.device) -> Segmenter | None:
     if not (folder / SEGMENTER_FILE).is_file():
         _log.info("The model has no segmenter: adherence is not measured.")
         return None
-    from vcm.model.segmenter import Segmenter
+    from vcm.weights.segmenter import load_segmenter
 
-    return Segmenter.load(folder, device)
+    return load_segmenter(folder, device)
 
 
 def _load_brain(folder: Path) -> NDArray[np.bool_] | None:

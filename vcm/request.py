@@ -47,7 +47,8 @@ class GenerationRequest:
         compare: whether to generate the uncontrolled volume of the same noise as well.
         fill: for the condition "partial", a mask on any grid of what is to be made up; without one it is the tumor
             and what lies within 6 mm of it.
-        placement: what moved the scans to template space, as `vcm.volume.placement` does; written files go back by it.
+        placement: what moved the scans to template space, as `vcm.registration.placement` does; written files go back
+            by it.
 
     Raises:
         ValueError: a value is of the wrong type or out of its range; the sentence names field, value and range.

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vcm.modalities.conditions import load_condition
+from vcm.registration.register import place_request
 from vcm.request import GenerationRequest
 from vcm.volume import Volume
-from vcm.volume.registration import place_request
 
 SUFFIXES = (".nii.gz", ".nii")
 

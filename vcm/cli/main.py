@@ -22,11 +22,11 @@ from vcm.sampler.solvers import DEFAULT_SOLVER, SOLVERS
 
 if TYPE_CHECKING:
     from vcm.cli.cases import Case
-    from vcm.cli.shards import Shard
     from vcm.data.layouts import Problem
     from vcm.job import Job
     from vcm.pipeline import Pipeline
     from vcm.request import GenerationRequest, GenerationResult
+    from vcm.runtime.shards import Shard
     from vcm.volume import Volume
 
 # Nothing of torch, nibabel or Gradio is imported above: `vcm --help` answers at once.
@@ -240,7 +240,6 @@ def _repeat(
     yes: bool,
 ) -> None:
     from vcm.cli.cases import find_cases
-    from vcm.cli.shards import find_shard
     from vcm.outputs import refuse_own_files
     from vcm.pipeline import Pipeline
     from vcm.recipe import (
@@ -250,6 +249,7 @@ def _repeat(
         request_from_recipe,
         sampling_precision,
     )
+    from vcm.runtime.shards import find_shard
     from vcm.weights.pretrained import find_vcm_weights
 
     if find_shard().index:
@@ -309,11 +309,11 @@ def _generate_all(
 ) -> None:
     from vcm.cli.batch import find_missing
     from vcm.cli.cases import find_cases, load_request
-    from vcm.cli.shards import find_shard
     from vcm.outputs import refuse_own_files
     from vcm.pipeline import Pipeline
+    from vcm.registration.register import place_request
     from vcm.request import GenerationRequest
-    from vcm.volume.registration import place_request
+    from vcm.runtime.shards import find_shard
     from vcm.weights.pretrained import find_vcm_weights
 
     shard = find_shard()
@@ -500,9 +500,9 @@ def case(
     from vcm.outputs import make_folder
     from vcm.pipeline import Pipeline
     from vcm.request import GenerationRequest
-    from vcm.research.evaluate.calibration import load_calibration
     from vcm.research.report.case_report import follow_case, place_with_scan, write_case
     from vcm.volume import Volume
+    from vcm.weights.calibration import load_calibration
     from vcm.weights.pretrained import find_model, find_vcm_weights
 
     labels, placed_mm = load_condition("tumor", mask), None
@@ -608,10 +608,10 @@ def train(
         return
     if out is None:
         raise ValueError("Missing option '--out'.")
-    from vcm.cli.shards import find_shard
     from vcm.data.layouts import DataProblemsError
     from vcm.outputs import make_folder
     from vcm.pipeline import choose_device
+    from vcm.runtime.shards import find_shard
     from vcm.train.stages import train as train_stage
     from vcm.train.stages import train_model
 

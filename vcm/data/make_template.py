@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from vcm.data import simulate
+from vcm.registration.register import TEMPLATE_FOLDER
 from vcm.volume import Volume
-from vcm.volume.registration import TEMPLATE_FOLDER
 
 _HEAD_REACH_MM = 30.0
 """Skull and scalp end at half of it."""

@@ -22,9 +22,9 @@ from vcm.modalities.conditions import ENHANCING, MODALITIES, OLD_ENHANCING, read
 from vcm.modalities.image_conditions import measure_range, scale_intensities
 from vcm.modalities.scans import find_no_scan
 from vcm.model.config import CovariateConfig, Grid, ModelConfig
+from vcm.registration.register import Registration, place_in_template, template_brain
 from vcm.volume import Volume
 from vcm.volume.affines import distance_mm, format_sizes, same_place
-from vcm.volume.registration import Registration, place_in_template, template_brain
 from vcm.volume.resample import fraction_outside
 
 logger = logging.getLogger(__name__)

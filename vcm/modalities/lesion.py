@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from vcm.modalities.conditions import EDEMA, ENHANCING, NECROTIC_CORE
-from vcm.model.config import Grid
+
+if TYPE_CHECKING:
+    from vcm.model.config import Grid
+
 
 SIDES = ("left", "right")
 PLACES: Mapping[str, tuple[float, float, float]] = {

@@ -17,6 +17,9 @@ from vcm.runtime.convolution import start_at_zero
 PAINTER_PREFIX = "painter."
 """Of the names of its weights among a VCM's."""
 
+PAINTED = ("t2", "flair")
+"""Conditions that are scans of other contrasts than T1."""
+
 
 class Painter(nn.Module):
     """Paints scans of other contrasts over the mean brain, as T1-weighted. A new one leaves the mean brain as it is.

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,17 +12,6 @@ from torch import Tensor, nn
 from vcm.model.autoencoder import fold, unfold
 from vcm.runtime.convolution import use_fast_convolutions
 from vcm.runtime.precision import autocast
-from vcm.weights.checkpoint import (
-    SEGMENTER_FILE,
-    CheckpointError,
-    fill,
-    read_weights,
-    save_weights,
-    verify_files,
-    write_bytes,
-)
-
-CONFIG_FILE = "segmenter.json"
 
 NUM_TUMOR_CLASSES = 4
 """Background, necrotic core, edema, enhancing."""
@@ -86,33 +72,6 @@ class Segmenter(nn.Module):
             norm=("GROUP", {"num_groups": _NORM_GROUPS}),
         )
         use_fast_convolutions(self.network)
-
-    @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Segmenter:
-        """Load the segmenter of a model folder.
-
-        Raises:
-            CheckpointError: a file is missing, damaged, or does not fit its configuration.
-        """
-        folder = Path(folder)
-        verify_files(folder, [CONFIG_FILE, SEGMENTER_FILE])
-        try:
-            values: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text())
-            arguments: dict[str, Any] = {
-                name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-            }
-            config = SegmenterConfig(**arguments)
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f"{CONFIG_FILE} cannot be used.") from error
-        segmenter = cls(config)
-        fill(segmenter.network, read_weights(folder / SEGMENTER_FILE), SEGMENTER_FILE)
-        return segmenter.to(device).eval()
-
-    def save(self, folder: str | Path) -> None:
-        """Write weights in half precision and their configuration into a model folder."""
-        folder = Path(folder)
-        write_bytes(folder / CONFIG_FILE, (json.dumps(asdict(self.config), indent=2) + "\n").encode())
-        save_weights(folder / SEGMENTER_FILE, self.network.state_dict())
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits of the tumor's classes (B, 4, X, Y, Z) and of the anatomy's (B, 5, X, Y, Z)."""

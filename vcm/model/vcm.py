@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vcm.modalities.image_conditions import list_contrasts
 from vcm.model.backbone import Backbone, build_betas, build_network
 from vcm.model.channel_norm import use_channel_norms
 from vcm.model.condition_encoder import ConditionReader
 from vcm.model.config import AdapterConfig
 from vcm.model.draft import TRUST_LEARNED_FROM, DraftMaps, DraftNetwork
-from vcm.model.painter import Painter
+from vcm.model.painter import PAINTED, Painter
 from vcm.model.sketch import VIEWS, Sketcher
 from vcm.model.static_maps import StaticMaps
 from vcm.runtime.convolution import conv3d
@@ -51,7 +49,7 @@ class VCM(ConditionReader):
             seen = len(VIEWS) * config.latent_channels
             self.draft = DraftNetwork(config.draft, width, seen, config.latent_channels)
         self.painter: Painter | None = None
-        contrasts = list_contrasts(config.condition_channels)
+        contrasts = [name for name in PAINTED if name in config.condition_channels]
         if contrasts and config.draft is not None and config.draft.painter is not None:
             # It learns by itself (`vcm.train.painter`), from images: it has no need of the frozen encoder's gradients.
             self.painter = Painter(config.draft.painter, contrasts).requires_grad_(False)
@@ -155,25 +153,6 @@ class VCM(ConditionReader):
         drafted = draft.estimate_epsilon(latent, signal, noise_level, temperature)
         # (1 - trust) (epsilon (1 + gamma) + beta) + trust drafted, as gamma and beta.
         return (1.0 - trust) * (1.0 + eps_scale) - 1.0, (1.0 - trust) * eps_shift + trust * drafted
-
-    @classmethod
-    def from_pretrained(cls, where: str | Path, revision: str | None = None) -> VCM:
-        """Read a VCM from a folder or a repository of the hub; see `vcm.weights.share.load_vcm`."""
-        from vcm.weights.share import load_vcm
-
-        return load_vcm(where, revision)
-
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write config.json, model.safetensors and a model card; see `vcm.weights.share.save_vcm`."""
-        from vcm.weights.share import save_vcm
-
-        return save_vcm(self, folder)
-
-    def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
-        """Upload to the hub and return the address; see `vcm.weights.share.push_vcm`."""
-        from vcm.weights.share import push_vcm
-
-        return push_vcm(self, repository, private=private, token=token)
 
 
 class Heads(nn.Module):

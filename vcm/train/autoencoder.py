@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from vcm.data import simulate
 from vcm.data.cohort import Cohort, simulated_cohort
+from vcm.metrics import measure_band_energy, psnr
 from vcm.model.autoencoder import Autoencoder
-from vcm.research.metrics import measure_band_energy, psnr
 from vcm.train.crops import Lesion, draw_place, draw_window, find_lesions, weigh_inside
 from vcm.train.loop import LoopConfig, run_loop
 from vcm.train.mini import AUTOENCODER

@@ -16,7 +16,6 @@ from torch import Tensor
 from vcm.data.own_data import OwnCohort, load_own_cohort
 from vcm.model.autoencoder import Autoencoder
 from vcm.model.config import ModelConfig
-from vcm.model.segmenter import CONFIG_FILE as SEGMENTER_CONFIG_FILE
 from vcm.runtime.memory import keep_freed_memory
 from vcm.train.autoencoder import AutoencoderRecipe, train_autoencoder
 from vcm.train.diffusion import DiffusionRecipe, find_brain_region, train_diffusion
@@ -49,6 +48,7 @@ from vcm.weights.checkpoint import (
     write_sums,
 )
 from vcm.weights.pretrained import EMBEDDED, find_model
+from vcm.weights.segmenter import SEGMENTER_CONFIG_FILE, save_segmenter
 
 logger = logging.getLogger(__name__)
 
@@ -300,7 +300,7 @@ def _segmenter(folder: Path, model: str | Path, recipes: ModelRecipe, **run: Any
     recipe = recipes.segmenter
     segmenter = train_segmenter(recipe=recipe, **run)
     if find_team(run["device"]).is_first:
-        segmenter.save(folder)
+        save_segmenter(segmenter, folder)
     return recipe
 
 

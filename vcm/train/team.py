@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from vcm.cli.shards import find_shard
+from vcm.runtime.shards import find_shard
 
 Value = TypeVar("Value")
 

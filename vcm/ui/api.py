@@ -12,6 +12,7 @@ from gradio.data_classes import FileData
 from gradio.utils import get_upload_folder
 
 from vcm.modalities.conditions import load_condition
+from vcm.registration.register import place_request
 from vcm.request import GenerationRequest
 from vcm.sampler.solvers import DEFAULT_SOLVER, SOLVERS
 from vcm.ui.sections.examples import Example
@@ -19,7 +20,6 @@ from vcm.ui.server.failures import FORESEEN, explain
 from vcm.ui.server.session_files import session_folder, write_downloads
 from vcm.ui.server.studio import Finished, Studio
 from vcm.volume import Volume
-from vcm.volume.registration import place_request
 
 Sampler = Literal[*SOLVERS]  # type: ignore[valid-type]
 Sex = Literal["female", "male"]

@@ -7,8 +7,8 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vcm.research.evaluate.calibration import Calibration
     from vcm.ui.sections.run_facts import RunFacts
+    from vcm.weights.calibration import Calibration
 
 RUNNING = 'data-kind="running"'
 """In the status area while a run is under way or a scan is being read, and at no other time."""

@@ -22,7 +22,6 @@ from torch import Tensor
 from vcm.data.cohort import read_earlier, write_json
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
-from vcm.research.benchmark.clock import one_thread, take_turns
 from vcm.research.benchmark.loops import (
     Loop,
     WithoutPreviews,
@@ -36,6 +35,7 @@ from vcm.research.benchmark.loops import (
 from vcm.research.benchmark.plan import BenchmarkPlan
 from vcm.research.benchmark.quality import list_cases, measure_quality, measures_adherence
 from vcm.research.benchmark.table import collect_ratios
+from vcm.runtime.clock import one_thread, take_turns
 from vcm.runtime.flops import count_flops
 from vcm.runtime.precision import has_native_bfloat16
 

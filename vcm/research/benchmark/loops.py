@@ -17,7 +17,7 @@ from vcm.modalities.conditions import MODALITIES, encode_one_hot
 from vcm.model.vcm import VCM
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest, Preview
-from vcm.research.benchmark.clock import Seconds, clocked
+from vcm.runtime.clock import Seconds, clocked
 from vcm.runtime.tuning import tune
 from vcm.sampler import Step, initial_noise, trajectory
 from vcm.volume import Volume

@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 from vcm.data import simulate
 from vcm.data.cohort import cached_tensor, read_json, write_json
+from vcm.metrics import summarize
 from vcm.modalities.adherence import dice
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
 from vcm.research.benchmark.loops import Loop, solid_request
 from vcm.research.evaluate.evaluate import EvaluationPlan, build_request, subjects_with_tumor
-from vcm.research.metrics import summarize
 from vcm.volume import Volume
 
 Section = dict[str, Any]

@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vcm.research.benchmark.clock import Seconds
+    from vcm.runtime.clock import Seconds
 
 # Nothing heavy is imported above: what a process imports first is measured, too.
 
@@ -33,7 +33,7 @@ def measure_session(
         "seconds", by stage as `summarize_seconds` returns them, and "peak_memory_mib", of a whole process, the
         interpreter, its libraries and the model included; the largest of the sessions.
     """
-    from vcm.research.benchmark.clock import Seconds, summarize_seconds
+    from vcm.runtime.clock import Seconds, summarize_seconds
 
     told = [_run_apart(model, device, vcm_weights, steps) for _ in range(sessions)]
     return {
@@ -52,8 +52,8 @@ def _live(model: str, device: str, vcm_weights: str | None, steps: int) -> tuple
     """Import, load and run; returns seconds by stage and the process's peak of memory in MiB."""
     cpu, wall = time.process_time(), time.perf_counter()
     from vcm.pipeline import Pipeline, choose_device
-    from vcm.research.benchmark.clock import clocked, one_thread, peak_memory_mib
     from vcm.research.benchmark.loops import solid_request
+    from vcm.runtime.clock import clocked, one_thread, peak_memory_mib
 
     taken = {"imports": (time.process_time() - cpu, time.perf_counter() - wall)}
     where = choose_device(device)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vcm.metrics import Estimate
 from vcm.research.benchmark.plan import BenchmarkPlan
-from vcm.research.metrics import Estimate
 from vcm.research.report.model_card import Figure, Goal, markdown_table
 from vcm.research.report.source_line import spell_command, tell_source
 from vcm.sampler.solvers import SOLVERS

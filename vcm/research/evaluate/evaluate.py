@@ -17,12 +17,7 @@ from tqdm import tqdm
 from vcm.data import simulate
 from vcm.data.cohort import read_earlier, write_json
 from vcm.data.simulate import Subject
-from vcm.modalities.adherence import dice, score_anatomy, score_tumor
-from vcm.modalities.image_conditions import CONTRASTS
-from vcm.pipeline import Pipeline
-from vcm.request import GenerationRequest
-from vcm.research.evaluate.modalities import SECTION, list_combinations, measure_modalities
-from vcm.research.metrics import (
+from vcm.metrics import (
     correlation,
     cubic_mmd,
     estimate,
@@ -34,12 +29,17 @@ from vcm.research.metrics import (
     slope,
     summarize,
 )
+from vcm.modalities.adherence import dice, score_anatomy, score_tumor
+from vcm.modalities.image_conditions import CONTRASTS
+from vcm.pipeline import Pipeline
+from vcm.request import GenerationRequest
+from vcm.research.evaluate.modalities import SECTION, list_combinations, measure_modalities
 from vcm.volume import Volume
+from vcm.weights.calibration import RESULTS_FILE
 from vcm.weights.checkpoint import hash_weights
 
 logger = logging.getLogger(__name__)
 
-RESULTS_FILE = "evaluation.json"
 CLEAR_LESION_MM = 12.0
 SIZE_EDGES_MM = (0.0, 12.0, 24.0, 36.0, np.inf)
 MARGIN_MM = 10.0
@@ -257,7 +257,7 @@ def _fit(asked: list[float], measured: list[float]) -> Section:
 
 def _measure_modalities(pipeline: Pipeline, plan: EvaluationPlan, cache: Path) -> Section:
     """All conditions, alone and together, beside networks that know translation alone."""
-    from vcm.train.regressor import train_regressor
+    from vcm.research.evaluate.regressor import train_regressor
 
     combinations = list_combinations(pipeline.modalities)
     contrasts = ("t1", "t2", "flair")

@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from vcm.data import simulate
 from vcm.job import SLICES, Outcome
+from vcm.metrics import head_mask, psnr, ssim, summarize
 from vcm.modalities.adherence import score_anatomy, score_tumor
 from vcm.modalities.image_conditions import CONTRASTS, HOLE_MARGIN_MM, grow, restore_intensities
-from vcm.research.metrics import head_mask, psnr, ssim, summarize
 from vcm.train.degrade import SLICE_FACTORS
 from vcm.volume import Volume
 

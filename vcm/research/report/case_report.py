@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from vcm.data.cohort import write_json
 from vcm.errors import VolumeError
+from vcm.metrics import largest_diameter_mm
 from vcm.modalities.adherence import TUMOR_REGIONS
 from vcm.modalities.conditions import MODALITIES
 from vcm.pipeline import Pipeline
 from vcm.render.slices import Plane, find_focus, render_slice
 from vcm.request import SEED_RANGE, GenerationRequest, GenerationResult
-from vcm.research.evaluate.calibration import Calibration, Lesion
-from vcm.research.metrics import largest_diameter_mm
 from vcm.volume import Volume
+from vcm.weights.calibration import Calibration, Lesion
 from vcm.whole_files import write_whole
 
 PAGE_FILE, FIGURES_FILE = "index.html", "case.json"
@@ -66,7 +66,7 @@ def place_with_scan(mask: Volume, scan: Volume) -> tuple[Volume, float]:
     Raises:
         VolumeError: the two do not overlap, or the scan is not like the template anywhere.
     """
-    from vcm.volume.registration import TOLERANCE_MM, place_in_template
+    from vcm.registration.register import TOLERANCE_MM, place_in_template
 
     mask.to_grid(scan.array.shape, scan.affine, labels=True)  # refused where they lie apart
     found = place_in_template(scan).rigid  # a lesion keeps its size, and so its milliliters

@@ -12,11 +12,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from vcm.data import simulate
+from vcm.metrics import BOOTSTRAP_RESAMPLES, Estimate
 from vcm.model.config import ModelConfig
-from vcm.model.segmenter import Segmenter
 from vcm.research.evaluate.evaluate import EvaluationPlan
 from vcm.research.evaluate.modalities import SECTION, tabulate
-from vcm.research.metrics import BOOTSTRAP_RESAMPLES, Estimate
 from vcm.research.report.source_line import spell_command, tell_source
 from vcm.train import diffusion, segmenter
 from vcm.train.record import TRAINING_FILE, read_training
@@ -33,6 +32,7 @@ from vcm.weights.checkpoint import (
     verify_files,
     write_bytes,
 )
+from vcm.weights.segmenter import load_segmenter
 
 CARD_FILE = "README.md"
 
@@ -161,7 +161,7 @@ def write_model_card(folder: str | Path, evaluation: Mapping[str, Any]) -> Path:
     for name, digest in verify_files(folder, [CONFIG_FILE, *_ROLES]).items():
         if evaluation["weights"].get(name, digest) != digest:
             raise ValueError(f"The evaluation is of another {name} than the folder's: evaluate this model.")
-    if evaluation.get("segmenter") not in (None, hash_weights(Segmenter.load(folder, torch.device("cpu")))):
+    if evaluation.get("segmenter") not in (None, hash_weights(load_segmenter(folder, torch.device("cpu")))):
         raise ValueError("The evaluation is by another segmenter than the folder's: evaluate this model.")
     config = ModelConfig.from_json((folder / CONFIG_FILE).read_text())
     training = read_training(folder)

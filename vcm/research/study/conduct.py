@@ -18,7 +18,6 @@ from filelock import FileLock, Timeout
 from vcm.data import simulate
 from vcm.data.cohort import read_json, simulated_cohort, write_json
 from vcm.model.config import ModelConfig
-from vcm.model.segmenter import Segmenter
 from vcm.research.study.cost import measure_cost
 from vcm.research.study.measuring import Bench, build_bench
 from vcm.research.study.methods import BUILDERS
@@ -27,6 +26,7 @@ from vcm.research.study.training import Material, train_run
 from vcm.runtime.tuning import tune
 from vcm.train.pairs import Pairs
 from vcm.weights.checkpoint import CONFIG_FILE, SEGMENTER_FILE, file_hash, load_model
+from vcm.weights.segmenter import load_segmenter
 
 logger = logging.getLogger(__name__)
 
@@ -217,7 +217,7 @@ class _Study:
     def bench(self) -> Bench:
         """The test subjects."""
         if self._bench is None:
-            segmenter = Segmenter.load(self._model, torch.device(self._device))
+            segmenter = load_segmenter(self._model, torch.device(self._device))
             with FileLock(self._out / "work" / "bench.lock"):
                 self._bench = build_bench(
                     self._loaded.backbone, segmenter, self._plan, self._out / "work", self._device

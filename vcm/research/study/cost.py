@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from vcm.research.benchmark.clock import clocked, one_thread, peak_memory_mib, summarize_seconds
 from vcm.research.study.methods import Method
 from vcm.research.study.plan import ARMS, Run, StudyPlan
 from vcm.research.study.training import build_method
+from vcm.runtime.clock import clocked, one_thread, peak_memory_mib, summarize_seconds
 from vcm.runtime.flops import count_flops
 from vcm.runtime.memory import keep_freed_memory
 from vcm.runtime.precision import autocast

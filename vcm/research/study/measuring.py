@@ -14,11 +14,11 @@ from scipy import ndimage
 
 from vcm.data import simulate
 from vcm.data.cohort import simulated_cohort
+from vcm.metrics import cubic_mmd, largest_diameter_mm, mean_ms_ssim, summarize
 from vcm.modalities.adherence import dice
 from vcm.model.backbone import Backbone
 from vcm.model.segmenter import Segmenter
 from vcm.research.evaluate.evaluate import MARGIN_MM
-from vcm.research.metrics import cubic_mmd, largest_diameter_mm, mean_ms_ssim, summarize
 from vcm.research.study.methods import Method
 from vcm.research.study.plan import ARMS, StudyPlan
 from vcm.research.study.pupil import find_tumor, teach

@@ -11,7 +11,7 @@ from monai.networks.nets import UNet
 from monai.transforms import Compose, RandCropByPosNegLabeld, RandFlipd, SpatialPadd
 from numpy.typing import NDArray
 
-from vcm.train.small_unet import INPUT, TARGET, apply_small_unet, train_small_unet
+from vcm.research.small_unet import INPUT, TARGET, apply_small_unet, train_small_unet
 
 _WINDOW = (48, 48, 48)  # voxels; larger ones hold so little tumor that none is found for thousands of steps
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from vcm.research.evaluate.calibration import FOLLOWED_DICE, MOST_MISSED, NEIGHBORS, Calibration
 from vcm.ui.learn.charts import draw_line, draw_scatter
 from vcm.ui.learn.lesson_figures import Figure
+from vcm.weights.calibration import FOLLOWED_DICE, MOST_MISSED, NEIGHBORS, Calibration
 
 Facts = Mapping[str, Any]
 

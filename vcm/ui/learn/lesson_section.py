@@ -16,7 +16,6 @@ from gradio.components import Component
 from vcm.explore import Advance
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest, Preview
-from vcm.research.evaluate.calibration import Calibration, load_calibration
 from vcm.ui import words
 from vcm.ui.learn.lesson_figures import draw_figure
 from vcm.ui.learn.lesson_html import SCRUB_SCRIPT, render_calibration, render_figure
@@ -28,6 +27,7 @@ from vcm.ui.server.failures import FORESEEN, explain
 from vcm.ui.server.session_files import session_folder
 from vcm.ui.server.studio import Finished, Studio
 from vcm.volume import Volume
+from vcm.weights.calibration import Calibration, load_calibration
 from vcm.weights.checkpoint import CheckpointError
 from vcm.weights.pretrained import EMBEDDED, find_model
 

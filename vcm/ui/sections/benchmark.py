@@ -11,7 +11,7 @@ import numpy as np
 
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest, GenerationResult
-from vcm.research.benchmark.clock import Seconds, clocked, summarize_seconds
+from vcm.runtime.clock import Seconds, clocked, summarize_seconds
 from vcm.ui.palette import build_palette, label_modalities
 from vcm.ui.scene.scene import publish_scene
 from vcm.ui.server.studio import Finished, Studio

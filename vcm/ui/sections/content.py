@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vcm.pipeline import Pipeline
 from vcm.recipe import RecipeError, check_environment, request_from_recipe
+from vcm.registration.placement import find_placement_between, move_back
 from vcm.request import GenerationRequest
 from vcm.ui import words
 from vcm.ui.canvas.slice_canvas import SliceCanvasData
@@ -19,7 +20,6 @@ from vcm.ui.palette import Palette
 from vcm.ui.sections.examples import Example
 from vcm.ui.sections.scan_uploads import FILL, find_placement, find_scans, keep_scan
 from vcm.ui.views import FilesView, ResultView, view_drawing, view_files, view_result
-from vcm.volume.placement import find_placement_between, move_back
 
 ROUNDED_NOTE = "The files of an example hold 8 bits; press Generate for full precision."
 

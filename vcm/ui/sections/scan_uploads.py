@@ -18,6 +18,8 @@ from PIL import Image
 from vcm.modalities.conditions import MODALITIES
 from vcm.modalities.scans import place_scan, prepare_scan, read_values
 from vcm.model.config import Grid
+from vcm.registration.placement import as_placement, move_along
+from vcm.registration.register import place_head, template_brain
 from vcm.render.slices import render_slice
 from vcm.request import Placement
 from vcm.ui import words
@@ -25,8 +27,6 @@ from vcm.ui.canvas.slice_canvas import Layer, SliceCanvasData, image_layer
 from vcm.ui.server.failures import FORESEEN, explain
 from vcm.ui.server.session_files import one_at_a_time, session_folder, upload_time
 from vcm.volume import Volume
-from vcm.volume.placement import as_placement, move_along
-from vcm.volume.registration import place_head, template_brain
 from vcm.volume.volume import as_labels
 from vcm.whole_files import write_whole
 

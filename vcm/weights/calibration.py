@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vcm.data.cohort import read_json
-from vcm.research.evaluate.evaluate import RESULTS_FILE
+from vcm.weights.checkpoint import read_json
 
+RESULTS_FILE = "evaluation.json"
+"""What `vcm evaluate` measured, beside the weights that it is of."""
 FOLLOWED_DICE = 0.6
 NEIGHBORS = 5
 MOST_MISSED = 1

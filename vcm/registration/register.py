@@ -19,10 +19,10 @@ from vcm.modalities.conditions import get_modality
 from vcm.modalities.image_conditions import measure_range, scale_intensities
 from vcm.modalities.scans import read_values
 from vcm.model.config import Grid
+from vcm.registration.placement import as_placement, lay_on, move, move_along
 from vcm.request import GenerationRequest, Placement
 from vcm.volume import Volume
 from vcm.volume.affines import Affine
-from vcm.volume.placement import as_placement, lay_on, move, move_along
 
 TEMPLATE_FOLDER = Path(__file__).parents[1] / "data" / "template"
 """What `vcm.data.make_template` made of the MNI ICBM 152 template."""

@@ -11,7 +11,7 @@ from torch.nn.functional import l1_loss
 
 from vcm.data.cohort import simulated_cohort
 from vcm.research.evaluate.modalities import Translate
-from vcm.train.small_unet import INPUT, TARGET, apply_small_unet, train_small_unet
+from vcm.research.small_unet import INPUT, TARGET, apply_small_unet, train_small_unet
 
 
 def train_regressor(contrasts: Sequence[str], subjects: int, steps: int, cache: Path) -> Translate:

@@ -1,0 +1,1 @@
+"""Scans that lie elsewhere, brought to template space, and results brought back."""

@@ -7,7 +7,7 @@ import pytest
 from measured import build_results, estimate
 from PIL import Image
 
-from vcm.modalities.conditions import MODALITIES
+from vcm.modalities.registry import MODALITIES
 from vcm.research.benchmark.plot import draw_benchmark
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from vcm.modalities.conditions import MODALITIES, clear_anatomy_in_tumor, load_condition, prepare_condition
+from vcm.modalities.base import PreparedCondition
+from vcm.modalities.registry import MODALITIES, load_condition, prepare_condition
 from vcm.model.config import Grid
 from vcm.volume import Volume, VolumeError
 from vcm.weights.presets import brainldm_config
@@ -163,20 +164,25 @@ def test_the_notes_of_the_volume_come_first(grid: Grid, tumor: np.ndarray) -> No
     assert prepared.volume.notes == prepared.notes
 
 
+def reconcile(conditions: dict[str, PreparedCondition]) -> dict[str, PreparedCondition]:
+    """The conditions beside each other, as a run has them."""
+    return {name: MODALITIES[name].reconcile(prepared, conditions) for name, prepared in conditions.items()}
+
+
 def test_anatomy_is_zero_inside_the_tumor_and_said(grid: Grid, tumor: np.ndarray) -> None:
     anatomy = np.full((20, 24, 16), 3, np.uint8)
     conditions = {
         "tumor": prepare_condition("tumor", Volume(tumor, AFFINE), grid),
         "anatomy": prepare_condition("anatomy", Volume(anatomy, AFFINE), grid),
     }
-    cleared = clear_anatomy_in_tumor(conditions)
+    cleared = reconcile(conditions)
     assert np.array_equal(cleared["anatomy"].volume.array, np.where(tumor > 0, 0, anatomy))
     assert np.array_equal(cleared["anatomy"].tensor[2].numpy(), tumor == 0)
     assert any("inside the tumor" in note for note in cleared["anatomy"].notes)
     assert cleared["tumor"] is conditions["tumor"]
     assert conditions["anatomy"].volume.array.all()  # the given condition is untouched
-    assert clear_anatomy_in_tumor(cleared)["anatomy"] is cleared["anatomy"]
-    assert clear_anatomy_in_tumor({"anatomy": conditions["anatomy"]}) == {"anatomy": conditions["anatomy"]}
+    assert reconcile(cleared)["anatomy"] is cleared["anatomy"]
+    assert reconcile({"anatomy": conditions["anatomy"]}) == {"anatomy": conditions["anatomy"]}
 
 
 def test_an_unknown_condition_is_refused_with_those_there_are(grid: Grid, tumor: np.ndarray) -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 from tiny import build_tiny_model
 
 from vcm.data import simulate
-from vcm.modalities.conditions import MODALITIES
+from vcm.modalities.registry import MODALITIES
 from vcm.model.config import Grid
 from vcm.pipeline import Pipeline
 from vcm.research.report.figures import COHORT_SEEDS, draw_cohort, draw_samples

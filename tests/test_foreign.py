@@ -15,12 +15,13 @@ from tiny import build_tiny_config
 from vcm.cli import main
 from vcm.data import simulate
 from vcm.data.cohort import Cohort
+from vcm.modalities.registry import list_trainable
 from vcm.model.backbone import Backbone
 from vcm.model.config import BackboneConfig, CovariateConfig, Grid, ModelConfig
 from vcm.model.vcm import VCM
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
-from vcm.train.foreign import TRAINABLE, Placement, build_adapter_config, choose_adapter
+from vcm.train.foreign import Placement, build_adapter_config, choose_adapter
 from vcm.train.mini import build_mini_config
 from vcm.volume import Volume
 from vcm.weights import published
@@ -329,10 +330,10 @@ def test_a_copied_model_knows_where_brains_lie(source: Path, tmp_path: Path) -> 
 def test_a_vcm_learns_from_every_condition_that_can_be_trained(source: Path, simulated: None, tmp_path: Path) -> None:
     from vcm.train.stages import train
 
-    train("vcm", tmp_path, model=source, samples=2, steps=8, conditions=TRAINABLE)
+    train("vcm", tmp_path, model=source, samples=2, steps=8, conditions=list_trainable())
     trained = load_model(tmp_path).adapter
     untrained = VCM(trained.config)
-    assert trained.modalities == TRAINABLE
+    assert trained.modalities == list_trainable()
     assert all(parameter.isfinite().all() for parameter in trained.parameters())
     assert trained.heads.shift.weight.any()
     assert not untrained.heads.shift.weight.any()

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from vcm.data import simulate
-from vcm.modalities.conditions import EDEMA, ENHANCING, NECROTIC_CORE
 from vcm.modalities.lesion import PLACES, LesionPlan, build_lesion
+from vcm.modalities.names import EDEMA, ENHANCING, NECROTIC_CORE
 from vcm.model.config import Grid
 
 GRID = Grid(simulate.SHAPE, simulate.AFFINE)

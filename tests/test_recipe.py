@@ -10,8 +10,8 @@ import zlib
 import numpy as np
 import pytest
 
-from vcm.modalities.conditions import prepare_condition
 from vcm.modalities.image_conditions import measure_range
+from vcm.modalities.registry import prepare_condition
 from vcm.model.config import Grid
 from vcm.recipe import (
     MAX_RECIPE_BYTES,

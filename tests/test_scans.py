@@ -5,10 +5,10 @@ import pytest
 import torch
 from scipy import ndimage
 
-from vcm.modalities.conditions import prepare_condition
 from vcm.modalities.image_conditions import encode_image, encode_partial, grow, measure_range, scale_intensities
+from vcm.modalities.registry import prepare_condition
+from vcm.modalities.shifts import thicken_slices
 from vcm.model.config import Grid
-from vcm.train.shifts import thicken_slices
 from vcm.volume import Volume, VolumeError
 
 AFFINE = np.array([[2.0, 0, 0, -23], [0, 2, 0, -27], [0, 0, 2, -23], [0, 0, 0, 1]])

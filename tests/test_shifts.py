@@ -7,7 +7,7 @@ import torch
 from vcm.data import simulate
 from vcm.data.cohort import Cohort
 from vcm.modalities.intensity import find_interior, measure_landmarks
-from vcm.train.shifts import (
+from vcm.modalities.shifts import (
     STRIPPED_SHARE,
     UNSHIFTED_SHARE,
     draw_shift,

@@ -72,7 +72,7 @@ def subjects() -> list[dict]:
 def cohorts(subjects, monkeypatch) -> None:
     monkeypatch.setattr("vcm.research.study.measuring.mean_ms_ssim", lambda volumes: [0.5, 0.6])
     for module in ("conduct", "measuring"):
-        monkeypatch.setattr(f"vcm.study.{module}.simulated_cohort", CoarseCohorts(subjects))
+        monkeypatch.setattr(f"vcm.research.study.{module}.simulated_cohort", CoarseCohorts(subjects))
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def conducted(model, subjects, tmp_path_factory) -> tuple[Path, dict]:
     kept = [run for run in list_runs(PLAN) if run.samples < 3 or run in largest]
     with pytest.MonkeyPatch.context() as patch:
         for module in ("conduct", "measuring"):
-            patch.setattr(f"vcm.study.{module}.simulated_cohort", CoarseCohorts(subjects))
+            patch.setattr(f"vcm.research.study.{module}.simulated_cohort", CoarseCohorts(subjects))
         patch.setattr(conducting, "list_runs", lambda plan: iter(kept))
         patch.setattr(conducting, "measure_cost", lambda model, name, plan, device: COST)  # has a test of its own
         patch.setattr(

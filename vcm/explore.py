@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vcm.metrics import head_mask
-from vcm.modalities.conditions import MODALITIES
-from vcm.modalities.scans import show_on_grid
+from vcm.modalities.registry import MODALITIES, show_on_grid
 from vcm.pipeline import Pipeline
 from vcm.render.slices import find_focus
 from vcm.request import AGE_RANGE, SEED_RANGE, GenerationRequest, GenerationResult, Preview

@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vcm.modalities.adherence import Segmentation
-from vcm.modalities.conditions import PreparedCondition
+from vcm.modalities.base import PreparedCondition
+from vcm.modalities.registry import get_modality
 from vcm.modalities.scans import Scan
 from vcm.request import GenerationRequest
 from vcm.runtime.memory import in_own_pages
-
-SLICES = "lowres"
-"""The one condition whose scan has a say while a volume is made, not only in what becomes of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,14 +84,18 @@ class Job:
     is_measured: bool = True
 
     @property
-    def slices(self) -> Scan | None:
-        """The scan of thick slices, in whose units and means the result is wanted; None where there is none."""
-        return self.conditions[SLICES].scan if SLICES in self.conditions else None
+    def followed(self) -> dict[str, Scan]:
+        """The scans that have a say while a volume is made, not only in what becomes of it, by condition."""
+        return {
+            name: prepared.scan
+            for name, prepared in self.conditions.items()
+            if prepared.scan is not None and get_modality(name).follows
+        }
 
     def __getstate__(self) -> dict[str, Any]:
         """Go into a pickle without scans that are needed only where the job was planned: they are large."""
         conditions = {
-            name: prepared if name == SLICES else replace(prepared, scan=None)
+            name: prepared if name in self.followed else replace(prepared, scan=None)
             for name, prepared in self.conditions.items()
         }
         return self.__dict__ | {"conditions": conditions}

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vcm.modalities.conditions import MODALITIES
+from vcm.modalities.registry import MODALITIES
 from vcm.recipe import RecipeError, load_recipe, save_recipe
 from vcm.registration.placement import move_back
 from vcm.request import GenerationResult

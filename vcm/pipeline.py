@@ -18,17 +18,10 @@ from torch import Tensor
 
 from vcm.job import Job, Outcome, Sample
 from vcm.modalities.adherence import Segmentation, measure_adherence
-from vcm.modalities.conditions import (
-    MODALITIES,
-    PreparedCondition,
-    check_modalities,
-    clear_anatomy_in_tumor,
-    prepare_condition,
-)
+from vcm.modalities.base import Given, PreparedCondition
 from vcm.modalities.image_conditions import scale_intensities
-from vcm.modalities.inpaint import fill_hole
+from vcm.modalities.registry import check_modalities, get_modality, list_by_precedence, prepare_conditions
 from vcm.modalities.scans import Scan
-from vcm.modalities.thick_slices import agree_with_slices, follow_slices, restore_units
 from vcm.model.config import NUM_COVARIATES, CovariateConfig, Grid, ModelConfig
 from vcm.recipe import Environment, build_recipe, hash_array
 from vcm.request import GenerationRequest, GenerationResult, Preview
@@ -259,14 +252,8 @@ class Pipeline:
         """
         check_modalities(request.conditions, self.modalities)
         channels = self.config.adapter.condition_channels
-        prepared: dict[str, PreparedCondition] = {}
-        given = [name for name in self.modalities if name in request.conditions]
-        # Labels first: a tumor may say where the hole of a scan is.
-        for name in sorted(given, key=lambda name: MODALITIES[name].kind != "labels"):
-            tumor = prepared["tumor"].volume.array if "tumor" in prepared else None
-            volume, count = request.conditions[name], channels[name]
-            prepared[name] = prepare_condition(name, volume, self.grid, count, self.brain, request.fill, tumor)
-        return clear_anatomy_in_tumor({name: prepared[name] for name in given})
+        given = Given(brain=self.brain, fill=request.fill)
+        return prepare_conditions(request.conditions, self.modalities, self.grid, given, channels)
 
     def run(self, job: Job) -> Generator[Preview | Outcome, None, None]:
         """Compute a job, yielding a Preview after every step and the Outcome last.
@@ -302,9 +289,11 @@ class Pipeline:
         for name, latent in latents.items():
             with self._computing(), clock.measure("decode"):
                 volume = self._decode(latent)
-            if name == "controlled" and job.slices is not None:
-                with clock.measure("agree"):
-                    volume = follow_slices(job.slices, Volume(volume, self.grid.affine), self.reconstruct)
+            if name == "controlled":
+                for followed, scan in job.followed.items():
+                    with clock.measure("agree"):
+                        sample = Volume(volume, self.grid.affine)
+                        volume = get_modality(followed).follow(scan, sample, self.reconstruct)
             with self._lock, torch.no_grad(), clock.measure("segment"):
                 samples[name] = Sample(volume, self._segment(volume) if job.is_measured else None)
         yield Outcome(samples.get("controlled"), samples.get("uncontrolled"), features, clock.read())
@@ -335,7 +324,7 @@ class Pipeline:
             timings=dict(outcome.timings),
             segmentation=self._to_labels(controlled),
             scans={name: scan.volume for name, scan in scans.items()},
-            fill=scans["partial"].hole if "partial" in scans else None,
+            fill=next((scan.hole for scan in scans.values() if scan.hole is not None), None),
         )
 
     @torch.no_grad()
@@ -403,16 +392,13 @@ class Pipeline:
 
     def _to_volume(self, sample: Sample, scans: Mapping[str, Scan], *, agree: bool = False) -> Volume:
         """Bring a sample back to the units, and for a partial scan to the grid, of the scans that it was made from."""
-        volume = Volume(sample.array, self.grid.affine)
-        slices, partial = scans.get("lowres"), scans.get("partial")
-        if slices is not None:
-            volume = restore_units(slices, volume)
-            volume = agree_with_slices(slices, volume) if agree else volume
-        if partial is None:
-            return volume
-        if slices is not None:  # the scan with the hole has the last word on units
-            volume = Volume(scale_intensities(volume.array, slices.limits), volume.affine)
-        return fill_hole(partial, volume)
+        volume, before = Volume(sample.array, self.grid.affine), None
+        for name in list_by_precedence(scans):
+            if before is not None:  # back from the units of the scan that has not the last word
+                volume = Volume(scale_intensities(volume.array, before.limits), volume.affine)
+            volume = get_modality(name).finish(scans[name], volume, is_controlled=agree)
+            before = scans[name]
+        return volume
 
     def _to_labels(self, sample: Sample) -> dict[str, Volume] | None:
         if sample.segmentation is None:

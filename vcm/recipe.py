@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vcm import __version__
-from vcm.modalities.conditions import MODALITIES, PreparedCondition
+from vcm.modalities.base import PreparedCondition
+from vcm.modalities.registry import MODALITIES
 from vcm.modalities.scans import clean_values
 from vcm.request import GenerationRequest
 from vcm.volume import Volume, VolumeError

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vcm.modalities.conditions import MODALITIES
+from vcm.modalities.registry import MODALITIES
 from vcm.recipe import MAX_RECIPE_BYTES, RecipeError, image_names, parse_recipe
 
 MAX_LINK_CHARS = 8_000

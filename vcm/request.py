@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from vcm.modalities.conditions import MODALITIES
+from vcm.modalities.registry import MODALITIES
 from vcm.sampler.solvers import DEFAULT_SOLVER, SOLVERS
 from vcm.volume import Volume
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vcm.modalities.conditions import load_condition
+from vcm.modalities.registry import load_condition
 from vcm.registration.register import place_request
 from vcm.request import GenerationRequest
 from vcm.volume import Volume

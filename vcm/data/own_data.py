@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from vcm.data.cohort import Cohort, write_json
 from vcm.data.layouts import IMAGES, LABELS, ROLES, DataProblemsError, Exam, Problem, find_exams
 from vcm.errors import VolumeError
-from vcm.modalities.conditions import ENHANCING, MODALITIES, OLD_ENHANCING, read_labels
 from vcm.modalities.image_conditions import measure_range, scale_intensities
+from vcm.modalities.labels import LabelModality
+from vcm.modalities.names import ENHANCING, OLD_ENHANCING
+from vcm.modalities.registry import MODALITIES
 from vcm.modalities.scans import find_no_scan
 from vcm.model.config import CovariateConfig, Grid, ModelConfig
 from vcm.registration.register import Registration, place_in_template, template_brain
@@ -244,9 +246,10 @@ def _read_scan(path: Path) -> Volume:
 def _read_label_map(role: str, path: Path) -> tuple[Volume, tuple[int, ...]]:
     """Return a label map with the labels of the project, as a user's would be read, and the labels that it stores."""
     modality = MODALITIES[role]
+    assert isinstance(modality, LabelModality), "the role of a map"
     volume = Volume.load(path, labels=True)
     stored = np.flatnonzero(np.bincount(volume.array.ravel())[1:]) + 1
-    labels, _ = read_labels(modality, volume.array, modality.channels or 0)
+    labels, _ = modality.read_labels(volume.array, modality.channels or 0)
     if role == "anatomy" and not stored.size:
         raise VolumeError("The anatomy map is empty; labels are expected.")
     return Volume(labels, volume.affine), tuple(stored.tolist())

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vcm.modalities.conditions import EDEMA, ENHANCING, MODALITIES, NECROTIC_CORE
+from vcm.modalities.names import EDEMA, ENHANCING, NECROTIC_CORE
+from vcm.modalities.registry import MODALITIES
 from vcm.volume import Volume
 
 TUMOR_REGIONS: Mapping[str, tuple[int, ...]] = {

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from vcm.modalities.conditions import EDEMA, ENHANCING, NECROTIC_CORE
+from vcm.modalities.names import EDEMA, ENHANCING, NECROTIC_CORE
 
 if TYPE_CHECKING:
     from vcm.model.config import Grid

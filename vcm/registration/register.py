@@ -15,8 +15,8 @@ from scipy import ndimage, optimize
 from skimage.transform import downscale_local_mean
 
 from vcm.errors import VolumeError
-from vcm.modalities.conditions import get_modality
 from vcm.modalities.image_conditions import measure_range, scale_intensities
+from vcm.modalities.registry import get_modality, list_by_precedence
 from vcm.modalities.scans import read_values
 from vcm.model.config import Grid
 from vcm.registration.placement import as_placement, lay_on, move, move_along
@@ -46,15 +46,10 @@ _AIR_LEVEL = 0.15  # of the brightest: darker voxels are air
 
 
 _ABOUT_AS_LIKE = 0.05
-_STRIPPED = {
-    "partial": "It is skull-stripped, and stays so outside of what is made up.",
-    "lowres": "It is skull-stripped, and so is the result.",
-}
 _TAKEN_AS_IT_LIES = (
     "It has not the grid of the scan that was moved, so it was taken to lie in template space; if it belongs to that "
     "scan, bring it to its grid."
 )
-_HEAD_MADE_UP = "It is skull-stripped; a head is made up around it."
 
 
 @dataclass(frozen=True)
@@ -125,7 +120,7 @@ def place_head(name: str, scan: Volume, known: Iterable[Placement | None] = ()) 
     image = Volume(scale_intensities(scan.array, measure_range(scan.array)), scan.affine)
     found = register(image)
     is_head = found.likeness >= FOUND
-    notes = (_STRIPPED.get(name, _HEAD_MADE_UP),) if is_head and is_stripped(image) else ()
+    notes = (get_modality(name).stripped_note,) if is_head and is_stripped(image) else ()
     rigid = found.rigid
     least = measure_likeness(image, rigid.transform) - _ABOUT_AS_LIKE
     for together in known:
@@ -163,7 +158,7 @@ def place_request(request: GenerationRequest) -> GenerationRequest:
     scans = [(placed.volume, placed.placement) for placed in moved.values()]
     conditions |= {n: _place_mask(mask, scans) for n, mask in request.conditions.items() if n not in moved}
     fill = None if request.fill is None else _place_mask(request.fill, scans)
-    followed = next((name for name in ("partial", "lowres") if name in moved), next(iter(moved)))
+    followed = next(iter([*reversed(list_by_precedence(moved)), *moved]))
     return replace(request, conditions=conditions, fill=fill, placement=moved[followed].placement)
 
 

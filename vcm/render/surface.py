@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage import filters, measure
 
-from vcm.modalities.conditions import EDEMA, ENHANCING, MODALITIES, NECROTIC_CORE
+from vcm.modalities.names import EDEMA, ENHANCING, NECROTIC_CORE
+from vcm.modalities.registry import MODALITIES
 from vcm.volume import Volume
 
 _SURFACE_SPACING_MM = 2.0  # finer grids are sampled about this far apart: enough for gyri, small enough to send

@@ -14,7 +14,8 @@ from filelock import FileLock
 from numpy.lib.format import open_memmap
 
 from vcm.data.cohort import Cohort
-from vcm.modalities.conditions import MODALITIES
+from vcm.modalities.names import ANATOMY, TUMOR
+from vcm.modalities.registry import MODALITIES, list_trainable
 from vcm.model.config import (
     AdapterConfig,
     BackboneConfig,
@@ -28,10 +29,7 @@ from vcm.whole_files import reserve
 
 logger = logging.getLogger(__name__)
 
-TRAINABLE = ("tumor", "anatomy", "partial", "lowres", "t2", "flair")
-"""The conditions that the simulated cohort can show."""
-
-_DEFAULT = ("tumor", "anatomy")
+_DEFAULT = (TUMOR, ANATOMY)
 
 _NARROWEST, _WIDEST = 16, 64
 _MOST_LEVELS = 3
@@ -45,18 +43,18 @@ def choose_adapter(config: ModelConfig, conditions: Sequence[str] | None = None)
     a new one, which begins as the identity, where the model's own is of the published form, which never can.
 
     Args:
-        conditions: names of `TRAINABLE`; the model's own by default, or tumor and anatomy where it has others.
+        conditions: names of `list_trainable`; the model's own by default, or tumor and anatomy where it has others.
 
     Raises:
         ValueError: a condition cannot be trained.
     """
-    own = config.adapter
+    own, trainable = config.adapter, list_trainable()
     known = tuple(own.condition_channels)
-    wanted = tuple(conditions) if conditions else (known if set(known) <= set(TRAINABLE) else _DEFAULT)
+    wanted = tuple(conditions) if conditions else (known if set(known) <= set(trainable) else _DEFAULT)
     for name in wanted:
-        if name not in TRAINABLE:
-            raise ValueError(f"condition is {name!r}; it must be one of {', '.join(TRAINABLE)}.")
-    channels = {name: MODALITIES[name].channels or 0 for name in TRAINABLE if name in wanted}
+        if name not in trainable:
+            raise ValueError(f"condition is {name!r}; it must be one of {', '.join(trainable)}.")
+    channels = {name: MODALITIES[name].channels or 0 for name in trainable if name in wanted}
     if own.normalize_heads:
         return build_adapter_config(config.backbone, config.grid, channels)
     return own if own.condition_channels == channels else replace(own, condition_channels=channels)

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from vcm.data.cohort import Cohort
+from vcm.modalities.registry import get_modality
 from vcm.model.backbone import Backbone
-from vcm.train.degrade import make_condition
 from vcm.train.latents import cached_pair
 from vcm.train.views import View, Window
 
@@ -87,7 +87,7 @@ class Pairs:
         stacked = {}
         for name, kept in keep.items():
             tensors = [
-                make_condition(name, view, random) if bool(wanted) else None
+                get_modality(name).degrade(view, random) if bool(wanted) else None
                 for view, wanted in zip(views, kept, strict=True)
             ]
             like = next((tensor for tensor in tensors if tensor is not None), None)

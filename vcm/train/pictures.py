@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vcm.modalities.conditions import MODALITIES
+from vcm.modalities.registry import MODALITIES
 from vcm.model.backbone import Backbone
 from vcm.model.vcm import VCM
 from vcm.render.slices import Plane, find_focus, render_slice

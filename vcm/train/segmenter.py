@@ -17,10 +17,10 @@ from torch.nn import functional
 from vcm.data import simulate
 from vcm.data.cohort import Cohort, simulated_cohort
 from vcm.modalities.adherence import dice
+from vcm.modalities.shifts import draw_uniform
 from vcm.model.segmenter import NUM_ANATOMY_CLASSES, NUM_TUMOR_CLASSES, Segmenter, SegmenterConfig
 from vcm.train.autoencoder import CONTRASTS, HELD_OUT_SUBJECTS
 from vcm.train.crops import Lesion, draw_place, draw_window, find_lesions
-from vcm.train.degrade import draw_uniform
 from vcm.train.loop import LoopConfig, run_loop
 
 TUMOR_WEIGHTS = (1.0, 4.0, 4.0, 4.0)

@@ -52,6 +52,11 @@ class View:
         """Anatomy labels inside the window."""
         return self.read(self.cohort.anatomy)
 
+    @property
+    def anatomy_before(self) -> NDArray[np.uint8]:
+        """Anatomy labels before the tumor grew, inside the window."""
+        return self.read(self.cohort.anatomy_before)
+
     def image(self, contrast: str) -> NDArray[np.float32]:
         """Return an image inside the window, float32 in [0, 1]."""
         return self.read(self.cohort.images[contrast]).astype(np.float32)

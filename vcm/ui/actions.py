@@ -15,9 +15,9 @@ import numpy as np
 from gradio.components import Component
 from numpy.typing import NDArray
 
-from vcm.job import SLICES
-from vcm.modalities.conditions import EDEMA, MODALITIES, load_condition
 from vcm.modalities.lesion import build_lesion
+from vcm.modalities.names import EDEMA
+from vcm.modalities.registry import MODALITIES, load_condition
 from vcm.recipe import build_recipe, load_recipe
 from vcm.request import GenerationRequest
 from vcm.ui import words
@@ -207,7 +207,9 @@ class Actions:
             return {self._page.estimate: words.note(str(error))}
         is_controlled = any(wanted.values()) and request.guidance_scale != 0
         seconds = self._studio.estimate_seconds(
-            request, is_controlled=is_controlled, has_slices=wanted.get(SLICES, False)
+            request,
+            is_controlled=is_controlled,
+            has_slices=any(wanted.get(name) for name, each in MODALITIES.items() if each.follows),
         )
         return {self._page.estimate: words.note(words.estimate(seconds))}
 

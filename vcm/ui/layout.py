@@ -8,7 +8,7 @@ from html import escape
 
 import gradio as gr
 
-from vcm.modalities.conditions import MODALITIES
+from vcm.modalities.registry import MODALITIES
 from vcm.model.config import CovariateConfig
 from vcm.ui import words
 from vcm.ui.assist import build_assist
@@ -248,7 +248,7 @@ def _build_conditions(
 
 
 def _tell_absent(modalities: Sequence[str]) -> None:
-    absent = [modality for name, modality in MODALITIES.items() if name not in modalities and name != "semantic"]
+    absent = [modality for name, modality in MODALITIES.items() if name not in modalities and modality.can_be_trained]
     if absent:
         chips = "".join(f'<li aria-disabled="true">{escape(modality.title)}</li>' for modality in absent)
         gr.HTML(

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 
-from vcm.modalities.conditions import EDEMA, ENHANCING, MODALITIES, NECROTIC_CORE
+from vcm.modalities.names import EDEMA, ENHANCING, NECROTIC_CORE
+from vcm.modalities.registry import MODALITIES
 from vcm.pipeline import Pipeline
 from vcm.ui.canvas.slice_canvas import Label
 

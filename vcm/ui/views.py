@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vcm.modalities.conditions import MODALITIES
-from vcm.modalities.scans import show_on_grid
+from vcm.modalities.registry import MODALITIES, show_on_grid
 from vcm.model.config import Grid
 from vcm.request import GenerationResult
 from vcm.ui import words

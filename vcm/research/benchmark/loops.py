@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vcm.job import Job
-from vcm.modalities.conditions import MODALITIES, encode_one_hot
+from vcm.modalities.labels import encode_one_hot
+from vcm.modalities.registry import MODALITIES
 from vcm.model.vcm import VCM
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest, Preview

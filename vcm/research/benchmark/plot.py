@@ -7,7 +7,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vcm.modalities.conditions import MODALITIES
+from vcm.modalities.registry import MODALITIES
 from vcm.research.report.figures import FAINT_TEXT, TEXT
 from vcm.sampler.solvers import DEFAULT_SOLVER, SOLVERS
 

@@ -12,11 +12,12 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from vcm.data import simulate
-from vcm.job import SLICES, Outcome
+from vcm.job import Outcome
 from vcm.metrics import head_mask, psnr, ssim, summarize
 from vcm.modalities.adherence import score_anatomy, score_tumor
 from vcm.modalities.image_conditions import CONTRASTS, HOLE_MARGIN_MM, grow, restore_intensities
-from vcm.train.degrade import SLICE_FACTORS
+from vcm.modalities.lowres import SLICE_FACTORS
+from vcm.modalities.names import LOWRES
 from vcm.volume import Volume
 
 if TYPE_CHECKING:
@@ -177,9 +178,9 @@ def _thickness(factor: int) -> str:
 def _run_unenforced(pipeline: Pipeline, request: GenerationRequest) -> NDArray[np.float32]:
     """Return a volume in the units of its thick slices that knows of them by the VCM alone."""
     job = pipeline.plan(request)
-    slices = job.conditions[SLICES]
+    slices = job.conditions[LOWRES]
     assert slices.scan is not None, "slices are a scan"
-    blind = replace(job, conditions={**job.conditions, SLICES: replace(slices, scan=None)})
+    blind = replace(job, conditions={**job.conditions, LOWRES: replace(slices, scan=None)})
     outcome = next(event for event in pipeline.run(blind) if isinstance(event, Outcome))
     assert outcome.controlled is not None, "guidance is not 0"
     return restore_intensities(outcome.controlled.array, slices.scan.limits)

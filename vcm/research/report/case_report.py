@@ -19,7 +19,7 @@ from vcm.data.cohort import write_json
 from vcm.errors import VolumeError
 from vcm.metrics import largest_diameter_mm
 from vcm.modalities.adherence import TUMOR_REGIONS
-from vcm.modalities.conditions import MODALITIES
+from vcm.modalities.registry import MODALITIES
 from vcm.pipeline import Pipeline
 from vcm.render.slices import Plane, find_focus, render_slice
 from vcm.request import SEED_RANGE, GenerationRequest, GenerationResult

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vcm.data import simulate
 from vcm.metrics import largest_diameter_mm
-from vcm.modalities.conditions import MODALITIES
+from vcm.modalities.registry import MODALITIES
 from vcm.pipeline import Pipeline
 from vcm.render.slices import Plane, extract_plane, find_focus, render_slice
 from vcm.research.evaluate.evaluate import CLEAR_LESION_MM, EvaluationPlan, build_request

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vcm.explore import Counterfactual, GuidanceSweep, Pair, SeedEnsemble, Shot, Trace, View, WindowMap
-from vcm.modalities.conditions import MODALITIES
+from vcm.modalities.registry import MODALITIES
 from vcm.render.slices import extract_plane, render_slice
 from vcm.volume import Volume
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from vcm.modalities.conditions import MODALITIES
-from vcm.modalities.scans import show_on_grid
+from vcm.modalities.registry import MODALITIES, show_on_grid
 from vcm.recipe import recipe_key
 from vcm.render.slices import render_slice
 from vcm.request import GenerationResult

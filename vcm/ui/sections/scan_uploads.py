@@ -15,8 +15,9 @@ import numpy as np
 from gradio.components import Component
 from PIL import Image
 
-from vcm.modalities.conditions import MODALITIES
-from vcm.modalities.scans import place_scan, prepare_scan, read_values
+from vcm.modalities.names import FILL, PARTIAL
+from vcm.modalities.registry import MODALITIES, get_scan_modality, prepare_condition
+from vcm.modalities.scans import read_values
 from vcm.model.config import Grid
 from vcm.registration.placement import as_placement, move_along
 from vcm.registration.register import place_head, template_brain
@@ -33,8 +34,6 @@ from vcm.whole_files import write_whole
 if TYPE_CHECKING:
     from vcm.pipeline import Pipeline
 
-FILL = "fill"
-"""The region that is made up of a partial scan: dropped and ticked like a scan, but part of one."""
 
 _FOLDER = "scans"
 _PICTURE_PIXELS = 96
@@ -49,7 +48,6 @@ _OWN_CASE = (
     "Scans of your own, alone or with what is drawn. How well a real mask is followed, the command "
     "<code>vcm case</code> measures: it writes a page."
 )
-_SCAN_TITLES = {"partial": "partial scan", "lowres": "thick slices", "t2": "T2", "flair": "FLAIR", FILL: "region"}
 
 Updates = dict[Component, Any]
 
@@ -75,12 +73,12 @@ class ScanUploads:
         """
         kept = {}
         for name in self.uses:
-            if not wanted.get(name) or (name == FILL and not wanted.get("partial")):
+            if not wanted.get(name) or (name == FILL and not wanted.get(PARTIAL)):
                 continue
             volume = find_scan(folder, name)
             if volume is None:
                 raise ValueError(
-                    f"The {_SCAN_TITLES[name]} is ticked, but there is no file for it: drop it or untick it."
+                    f"The {_name_scan(name)} is ticked, but there is no file for it: drop it or untick it."
                 )
             kept[name] = volume
         fill = kept.pop(FILL, None)
@@ -97,7 +95,7 @@ class ScanUploads:
         ) -> Generator[Updates, None, None]:
             if path is None:
                 return
-            title, folder = _SCAN_TITLES[name], session_folder(request)
+            title, folder = _name_scan(name), session_folder(request)
             dropped = upload_time(path)  # the drawing is of then
             try:
                 yield {status: words.status(f"Reading the {title} and finding its place\u2026", kind="running")}
@@ -120,10 +118,10 @@ class ScanUploads:
         updates: Updates = {self.uploads[name]: None, self.uses[name]: True}
         if shown is None:
             return updates
-        target = "partial" if name == FILL else name
+        target = PARTIAL if name == FILL else name
         is_moved = find_placement(folder, target) is not None
         caption = _MOVED if is_moved else _SEEN
-        if target == "partial" and not is_moved and not _is_kept(folder, FILL):
+        if target == PARTIAL and not is_moved and not _is_kept(folder, FILL):
             caption = _WHOLE
         updates[self.seen[target]] = picture(shown, caption, notes, with_brain=is_moved)
         _keep_layer(folder, target, image_layer(MODALITIES[target].title, shown.array, folder))
@@ -141,8 +139,8 @@ def build_scan_uploads(names: Sequence[str], wanted: frozenset[str] = frozenset(
         with gr.Row(elem_id="scan-modalities"):
             for name in names:
                 with gr.Column(elem_classes=["modality", "scan"], min_width=0):
-                    _build_one(built, name, f"Follow the {_SCAN_TITLES[name]}", MODALITIES[name].help)
-                    if name == "partial":
+                    _build_one(built, name, f"Follow the {_name_scan(name)}", MODALITIES[name].help)
+                    if name == PARTIAL:
                         info = "A mask of what is made up; without it, the drawn tumor and 6 mm around it."
                         _build_one(built, FILL, "Make up this region", info)
                     built.seen[name] = gr.HTML("", elem_id=f"seen-{name}")
@@ -246,7 +244,7 @@ def picture(shown: Volume, caption: str = _SEEN, notes: Sequence[str] = (), *, w
 def _build_one(built: ScanUploads, name: str, label: str, info: str) -> None:
     built.uses[name] = gr.Checkbox(False, label=label, info=info, elem_id=f"use-{name}")
     built.uploads[name] = gr.File(
-        label=_SCAN_TITLES[name].capitalize(), file_types=[".nii", ".gz"], elem_id=f"upload-{name}"
+        label=_name_scan(name).capitalize(), file_types=[".nii", ".gz"], elem_id=f"upload-{name}"
     )
 
 
@@ -258,14 +256,14 @@ def _take(name: str, volume: Volume, grid: Grid, folder: Path) -> tuple[Volume |
     known = [find_placement(folder, each) for each in others]
     own, notes = read_values(name, volume)
     placed = place_head(name, own, known)
-    shown, _ = place_scan(name, placed.volume, grid)
+    shown, _ = get_scan_modality(name).place(placed.volume, grid)
     notes = (*volume.notes, *notes, *shown.notes, *placed.notes)
     if placed.placement is not None:
         notes += (_DROP_MASKS_AFTER,)
-    fill = find_scan(folder, FILL) if name == "partial" else None
+    fill = find_scan(folder, FILL) if name == PARTIAL else None
     if fill is not None:
         fill = move_along(fill, [(placed.volume, placed.placement)])
-        seen = prepare_scan(name, placed.volume, grid, fill)  # refused before anything is kept
+        seen = prepare_condition(name, placed.volume, grid, fill=fill)  # refused before anything is kept
         keep_scan(folder, FILL, fill)
         shown, notes = seen.volume, (*notes, *(note for note in seen.notes if note not in shown.notes), _OLD_REGION)
     keep_scan(folder, name, placed.volume, placed.placement)
@@ -273,12 +271,20 @@ def _take(name: str, volume: Volume, grid: Grid, folder: Path) -> tuple[Volume |
 
 
 def _take_fill(fill: Volume, grid: Grid, folder: Path) -> tuple[Volume | None, tuple[str, ...]]:
-    scan = find_scan(folder, "partial")
+    scan = find_scan(folder, PARTIAL)
     if scan is None:
         if not as_labels(fill.array).any():
             raise ValueError("The fill is empty: mark the region that is to be made up.")
         keep_scan(folder, FILL, fill)
         return None, (*fill.notes, "Drop the scan that it belongs to as well.")
-    seen = prepare_scan("partial", scan, grid, fill)
+    seen = prepare_condition(PARTIAL, scan, grid, fill=fill)
     keep_scan(folder, FILL, fill)
     return seen.volume, seen.notes
+
+
+def _name_scan(name: str) -> str:
+    """Return what a sentence calls a scan, or the region that is made up."""
+    if name == FILL:
+        return "region"
+    title = MODALITIES[name].title
+    return title if title.isupper() else title.lower()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from gradio.components import Component
 
-from vcm.modalities.conditions import MODALITIES
+from vcm.modalities.registry import MODALITIES
 from vcm.recipe import save_recipe
 from vcm.recipe_link import PackedRecipe, left_out, pack_recipe, unpack_recipe
 from vcm.ui import words

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vcm.job import SLICES
+from vcm.modalities.registry import MODALITIES
 from vcm.modalities.thick_slices import ROUND_TRIPS
 from vcm.request import GenerationRequest
 
@@ -31,7 +31,7 @@ class Workload:
             has_slices: whether thick slices will be among them; None asks the request.
         """
         if has_slices is None:
-            has_slices = SLICES in request.conditions
+            has_slices = any(MODALITIES[name].follows for name in request.conditions)
         steps = request.num_inference_steps
         return cls(
             controlled_steps=steps if is_controlled else 0,

@@ -110,5 +110,5 @@ def workload(job: Job) -> Workload:
     return Workload(
         controlled_steps=steps if job.wants_controlled else 0,
         uncontrolled_steps=steps if missing_uncontrolled else 0,
-        round_trips=ROUND_TRIPS if job.wants_controlled and job.slices is not None else 0,
+        round_trips=ROUND_TRIPS if job.wants_controlled and job.followed else 0,
     )

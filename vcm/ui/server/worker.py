@@ -85,7 +85,7 @@ def estimate_gpu_seconds(job: Job, latent_shape: tuple[int, ...]) -> int:
     chains = int(job.wants_controlled) * 2 + int(job.wants_uncontrolled and job.uncontrolled is None)
     cells = float(np.prod(latent_shape[1:])) / (20 * 28 * 20)
     seconds = _START_SECONDS + chains * job.request.num_inference_steps * _STEP_SECONDS * cells
-    if job.wants_controlled and job.slices is not None:
+    if job.wants_controlled and job.followed:
         seconds += _SLICES_SECONDS
     return min(round(seconds), _LONGEST_SECONDS)
 

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from vcm.modalities.base import SubjectView
 from vcm.modalities.intensity import Landmarks, find_interior, measure_landmarks
-from vcm.train.views import View
 
 UNSHIFTED_SHARE = 0.25
 """How often a scan is left as it was simulated, so that the simulated ones are learned at least as well."""
@@ -50,7 +50,7 @@ class Shift:
     cut: tuple[int, float, bool] | None  # axis, share of it, at its end
     is_stripped: bool
 
-    def change_intensities(self, view: View, contrast: str) -> NDArray[np.float32]:
+    def change_intensities(self, view: SubjectView, contrast: str) -> NDArray[np.float32]:
         """Return a view's image with other intensities, voxel by voxel, from 0 on."""
         image = view.image(contrast)
         if self.tissues.any() or self.lesion:
@@ -63,7 +63,7 @@ class Shift:
             image *= np.exp(_bias_field(self.bias, view.coordinates()))
         return image
 
-    def cut_away(self, image: NDArray[np.float32], view: View) -> NDArray[np.float32]:
+    def cut_away(self, image: NDArray[np.float32], view: SubjectView) -> NDArray[np.float32]:
         """Return a view's image with 0 where the scan shows nothing."""
         if self.is_stripped:
             image = strip_skull(image, view.anatomy, view.tumor)
@@ -108,7 +108,7 @@ def draw_shift(contrast: str, random: torch.Generator) -> Shift:
 
 
 def shift_scan(
-    view: View, contrast: str, random: torch.Generator, thicken: tuple[int, int] | None = None
+    view: SubjectView, contrast: str, random: torch.Generator, thicken: tuple[int, int] | None = None
 ) -> NDArray[np.float32]:
     """Return a scan of a view as a user's would arrive, float32 in [0, 1]: shifted, then scaled by its brain.
 
@@ -130,7 +130,7 @@ def shift_scan(
     return landmarks.scale(shift.cut_away(image, view), contrast)
 
 
-def _find_landmarks(view: View, contrast: str, shift: Shift) -> Landmarks:
+def _find_landmarks(view: SubjectView, contrast: str, shift: Shift) -> Landmarks:
     """Return the landmarks of the whole shifted scan; blur and noise hardly move them."""
     coarse = view.coarse()
     image = shift.cut_away(shift.change_intensities(coarse, contrast), coarse)
@@ -186,3 +186,8 @@ def thicken_slices(image: NDArray[np.float32], factor: int, offset: int = 0) -> 
     thick = torch.nn.functional.avg_pool3d(padded, kernel_size=(1, 1, factor))
     smooth = torch.nn.functional.interpolate(thick, size=padded.shape[2:], mode="trilinear", align_corners=False)
     return smooth[0, 0, :, :, offset : offset + depth].numpy()
+
+
+def draw_uniform(random: torch.Generator, low: float, high: float) -> float:
+    """Return a number between the two."""
+    return low + (high - low) * float(torch.rand(1, generator=random))

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vcm.metrics import head_mask
+from vcm.modalities.names import ANATOMY, TUMOR
 from vcm.modalities.registry import MODALITIES, show_on_grid
 from vcm.pipeline import Pipeline
 from vcm.render.slices import find_focus
@@ -28,7 +29,7 @@ SEED_COUNT = 8
 COVARIATE_ENDS = (("age", AGE_RANGE), ("ventricular_volume", (0.0, 1.0)))
 """The covariates that are moved, and from where to where."""
 
-_VENTRICLES = MODALITIES["anatomy"].label_names.index("ventricles") + 1
+_VENTRICLES = MODALITIES[ANATOMY].label_names.index("ventricles") + 1
 
 Run = Callable[[GenerationRequest], Generator[object, None, None]]
 """Runs one request: yields something after each step, and the GenerationResult last, as `Pipeline.stream` does."""
@@ -303,7 +304,7 @@ def _run_all(requests: Sequence[GenerationRequest], run: Run) -> Generator[Advan
 
 
 def _view(result: GenerationResult) -> View:
-    tumor = result.conditions.get("tumor")
+    tumor = result.conditions.get(TUMOR)
     if tumor is None:
         x, y, z = (size // 2 for size in show_on_grid(result, result.controlled).array.shape)
         return View(None, (x, y, z))
@@ -320,15 +321,15 @@ def _shoot(result: GenerationResult) -> Shot:
 
 def _follow_score(adherence: Mapping[str, Any] | None, name: str) -> float | None:
     scores = {kind: measured.get(name, {}).get("dice", {}) for kind, measured in (adherence or {}).items()}
-    whole: float | None = scores.get("tumor", {}).get("whole")
+    whole: float | None = scores.get(TUMOR, {}).get("whole")
     if whole is not None:
         return whole
-    tissues = [dice for dice in scores.get("anatomy", {}).values() if dice is not None]
+    tissues = [dice for dice in scores.get(ANATOMY, {}).values() if dice is not None]
     return float(np.mean(tissues)) if tissues else None
 
 
 def _ventricles_ml(result: GenerationResult) -> float | None:
-    found = (result.segmentation or {}).get("anatomy")
+    found = (result.segmentation or {}).get(ANATOMY)
     if found is None:
         return None
     voxel_ml = abs(float(np.linalg.det(found.affine[:3, :3]))) / 1000

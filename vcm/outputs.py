@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from vcm.modalities.names import PARTIAL
 from vcm.modalities.registry import MODALITIES
 from vcm.recipe import RecipeError, load_recipe, save_recipe
 from vcm.registration.placement import move_back
@@ -118,4 +119,4 @@ def _list_volumes(conditions: Collection[str], settings: Mapping[str, Any]) -> l
     """Return the names of a result's volumes, by what its recipe says."""
     names = [CONTROLLED_FILE, *(CONDITION_FILE.format(name=name) for name in conditions)]
     names += [UNCONTROLLED_FILE] if settings.get("compare") else []
-    return names + ([FILL_FILE] if "partial" in conditions else [])
+    return names + ([FILL_FILE] if PARTIAL in conditions else [])

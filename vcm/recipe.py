@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from vcm import __version__
 from vcm.modalities.base import PreparedCondition
+from vcm.modalities.names import PARTIAL
 from vcm.modalities.registry import MODALITIES
 from vcm.modalities.scans import clean_values
 from vcm.request import GenerationRequest
@@ -117,7 +118,7 @@ def request_from_recipe(recipe: Mapping[str, Any], images: Mapping[str, Volume] 
             raise RecipeError(f"The recipe's condition {name} must be an object.")
         labels = MODALITIES[name].kind == "labels"
         conditions[name] = _read_labels(name, entry) if labels else _find_image(name, entry, images or {})
-        if name == "partial" and "fill" in entry:
+        if name == PARTIAL and "fill" in entry:
             fill = _read_labels("fill", _mapping(entry, "fill"))
     return GenerationRequest(conditions=conditions, fill=fill, **settings)
 

@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from vcm.modalities.names import PARTIAL
 from vcm.modalities.registry import MODALITIES
 from vcm.sampler.solvers import DEFAULT_SOLVER, SOLVERS
 from vcm.volume import Volume
@@ -93,7 +94,7 @@ class GenerationRequest:
             raise ValueError(f"compare is {_show(self.compare)}; it must be true or false.")
         if self.fill is not None and not isinstance(self.fill, Volume):
             raise ValueError(f"fill is of type {type(self.fill).__name__}; it must be a Volume.")
-        if self.fill is not None and "partial" not in self.conditions:
+        if self.fill is not None and PARTIAL not in self.conditions:
             raise ValueError("fill is the region of a partial scan that is made up: give the condition partial, too.")
 
         self._set("placement", _read_placement(self.placement))

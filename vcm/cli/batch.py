@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vcm.cli.cases import Case, load_request
+from vcm.modalities.names import PARTIAL
 from vcm.outputs import RECIPE_FILE, OutputError, is_complete, make_folder, write_result
 from vcm.recipe import (
     Environment,
@@ -208,7 +209,7 @@ def _find_result(
 
 def _parts(conditions: dict[str, Any]) -> set[str]:
     """Return the names of a recipe's conditions, and "fill" where a user gave one."""
-    return {*conditions, *(("fill",) if "fill" in conditions.get("partial", ()) else ())}
+    return {*conditions, *(("fill",) if "fill" in conditions.get(PARTIAL, ()) else ())}
 
 
 def _find_leftovers(out: Path) -> dict[str, list[Path]]:

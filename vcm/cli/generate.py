@@ -19,6 +19,7 @@ from vcm.cli.options import (
     YesOption,
     setting,
 )
+from vcm.modalities.names import TUMOR
 from vcm.sampler.solvers import DEFAULT_SOLVER, SOLVERS
 
 if TYPE_CHECKING:
@@ -362,9 +363,9 @@ def _find_notes(result: GenerationResult) -> list[str]:
 
 
 def _tell_adherence(result: GenerationResult) -> list[str]:
-    if not result.adherence or "tumor" not in result.adherence:
+    if not result.adherence or TUMOR not in result.adherence:
         return []
-    scores = result.adherence["tumor"]["controlled"]["dice"]
+    scores = result.adherence[TUMOR]["controlled"]["dice"]
     told = ", ".join(f"{region} {score:.2f}" for region, score in scores.items() if score is not None)
     return [f"Dice of the drawn and the generated tumor: {told or 'nothing was drawn'}."]
 
@@ -400,10 +401,10 @@ def case(
     from vcm.weights.calibration import load_calibration
     from vcm.weights.pretrained import find_model, find_vcm_weights
 
-    labels, placed_mm = load_condition("tumor", mask), None
+    labels, placed_mm = load_condition(TUMOR, mask), None
     if scan is not None:
         labels, placed_mm = place_with_scan(labels, Volume.load(scan))
-    request = GenerationRequest({"tumor": labels}, seed=seed, num_inference_steps=steps)
+    request = GenerationRequest({TUMOR: labels}, seed=seed, num_inference_steps=steps)
     find_vcm_weights(model, vcm_weights)  # what is missing is told before what a run would take
     _confirm_cost(model, device, request, yes, runs=seeds)
     pipeline = Pipeline.from_pretrained(model, device=device, precision=precision, vcm_weights=vcm_weights)

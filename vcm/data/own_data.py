@@ -20,7 +20,7 @@ from vcm.data.layouts import IMAGES, LABELS, ROLES, DataProblemsError, Exam, Pro
 from vcm.errors import VolumeError
 from vcm.modalities.image_conditions import measure_range, scale_intensities
 from vcm.modalities.labels import LabelModality
-from vcm.modalities.names import ENHANCING, OLD_ENHANCING
+from vcm.modalities.names import ANATOMY, ENHANCING, FLAIR, LOWRES, OLD_ENHANCING, PARTIAL, T2, TUMOR
 from vcm.modalities.registry import MODALITIES
 from vcm.modalities.scans import find_no_scan
 from vcm.model.config import CovariateConfig, Grid, ModelConfig
@@ -35,7 +35,7 @@ PARTICIPANTS_FILE = "participants.tsv"
 NEUTRAL = 0.5
 """What a covariate is taken as where nothing is known of it."""
 
-_MADE_OF_T1 = ("partial", "lowres")  # conditions that training makes out of the T1
+_MADE_OF_T1 = (PARTIAL, LOWRES)  # conditions that training makes out of the T1
 _MOST_OUTSIDE = 0.01  # of the labelled voxels may lie off the T1's field of view
 _COLUMNS = {"age": 1, "age_years": 1, "ventricular_ml": 2, "brain_ml": 3}
 _SEXES = {"f": 0.0, "female": 0.0, "w": 0.0, "m": 1.0, "male": 1.0}
@@ -151,8 +151,8 @@ def load_own_cohort(
     problems += _read_participants(root)[1]  # they are no part of what is kept
     conditions, lacking = choose_conditions(exams, tuple(config.adapter.condition_channels), wanted)
     roles = ["t1", *(name for name in (*IMAGES[1:], *LABELS) if name in conditions)]
-    if "tumor" not in roles and all("tumor" in exam.files for exam in exams):
-        roles.append("tumor")  # holes are made around it, and it weighs more
+    if TUMOR not in roles and all(TUMOR in exam.files for exam in exams):
+        roles.append(TUMOR)  # holes are made around it, and it weighs more
     order, held_out = _split(exams)
     key = "" if lacking else _build_key(root, order, roles, config.grid)
     folder = Path(cache) / f"own-{len(order)}-{key}"
@@ -164,16 +164,16 @@ def load_own_cohort(
     read = {role: np.load(folder / f"{role}.npy", mmap_mode="r") for role in roles}
     nothing = np.broadcast_to(np.uint8(0), read["t1"].shape)
     # Without anatomy, holes are made in the template's brain, where all the heads have been placed.
-    brain = np.broadcast_to(template_brain(config.grid), nothing.shape) if "partial" in conditions else nothing
+    brain = np.broadcast_to(template_brain(config.grid), nothing.shape) if PARTIAL in conditions else nothing
     context = _build_context(order, root, config.covariates)
 
     def take(part: slice) -> Cohort:
         return Cohort(
             seeds=range(len(order))[part],
             images={role: read[role][part] for role in roles if role in IMAGES},
-            tumor=read.get("tumor", nothing)[part],
-            anatomy=read.get("anatomy", brain)[part],
-            anatomy_before=read.get("anatomy", brain)[part],
+            tumor=read.get(TUMOR, nothing)[part],
+            anatomy=read.get(ANATOMY, brain)[part],
+            anatomy_before=read.get(ANATOMY, brain)[part],
             context=context[part],
             volumes_ml=np.zeros((len(order), 2), np.float32)[part],
         )
@@ -188,14 +188,14 @@ def tabulate(checked: Sequence[CheckedExam]) -> list[str]:
     lines = [f"{'visit':{width}}  target  t2   flair  tumor    anatomy  grid                             place"]
     for each in checked:
         files = each.exam.files
-        tumor = ",".join(map(str, each.labels)) or "empty" if "tumor" in files else "-"
+        tumor = ",".join(map(str, each.labels)) or "empty" if TUMOR in files else "-"
         grid = f"{format_sizes(each.shape)} of {format_sizes(each.spacing_mm)} mm"
         moved = each.registration.moved_mm
         place = f"moved {moved:.0f} mm" if moved else "as it lies"
         lines.append(
             f"{each.exam.name:{width}}  {'T1 +c' if each.exam.enhanced else 'T1':6}  "
-            f"{'yes' if 't2' in files else '-':3}  {'yes' if 'flair' in files else '-':5}  {tumor:7}  "
-            f"{'yes' if 'anatomy' in files else '-':7}  {grid:31}  {place} (likeness {each.registration.likeness:.2f})"
+            f"{'yes' if T2 in files else '-':3}  {'yes' if FLAIR in files else '-':5}  {tumor:7}  "
+            f"{'yes' if ANATOMY in files else '-':7}  {grid:31}  {place} (likeness {each.registration.likeness:.2f})"
         )
     return lines
 
@@ -225,7 +225,7 @@ def _check_exam(exam: Exam, root: Path) -> CheckedExam | list[Problem]:
                     scans[role] = Volume(np.broadcast_to(np.uint8(0), scans[role].array.shape), scans[role].affine)
             else:
                 volume, stored = _read_label_map(role, path)
-                labels = stored if role == "tumor" else labels
+                labels = stored if role == TUMOR else labels
                 _check_label_place(volume, scans)
         except VolumeError as error:
             problems.append(Problem(path.relative_to(root).as_posix(), str(error)))
@@ -250,7 +250,7 @@ def _read_label_map(role: str, path: Path) -> tuple[Volume, tuple[int, ...]]:
     volume = Volume.load(path, labels=True)
     stored = np.flatnonzero(np.bincount(volume.array.ravel())[1:]) + 1
     labels, _ = modality.read_labels(volume.array, modality.channels or 0)
-    if role == "anatomy" and not stored.size:
+    if role == ANATOMY and not stored.size:
         raise VolumeError("The anatomy map is empty; labels are expected.")
     return Volume(labels, volume.affine), tuple(stored.tolist())
 
@@ -295,7 +295,7 @@ def _find_mixed_labels(checked: Sequence[CheckedExam], root: Path) -> list[Probl
         f"The tumor map holds label 4, while {len(new)} other maps hold 3; enhancing tumor is 4 in BraTS to 2022 and "
         "3 since, and one of the two is expected in all."
     )
-    return [Problem(each.exam.files["tumor"].relative_to(root).as_posix(), what) for each in old]
+    return [Problem(each.exam.files[TUMOR].relative_to(root).as_posix(), what) for each in old]
 
 
 def _split(exams: Sequence[Exam]) -> tuple[list[Exam], int]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage import filters, measure
 
-from vcm.modalities.names import EDEMA, ENHANCING, NECROTIC_CORE
+from vcm.modalities.names import EDEMA, ENHANCING, NECROTIC_CORE, TUMOR
 from vcm.modalities.registry import MODALITIES
 from vcm.volume import Volume
 
@@ -114,7 +114,7 @@ def brain_from_anatomy(anatomy: Volume, tumor: Volume | None = None) -> NDArray[
 
 def tumor_parts(labels: NDArray[np.uint8]) -> list[Part]:
     """Return the drawn tumor as parts: a translucent edema around an opaque core and rim."""
-    modality = MODALITIES["tumor"]
+    modality = MODALITIES[TUMOR]
     # The rim usually encloses the core, so each surface is that of all that lies inside it as well.
     members = {EDEMA: (1, 2, 3), ENHANCING: (1, 3), NECROTIC_CORE: (1,)}
     has_core = bool((labels == NECROTIC_CORE).any())

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vcm.data import simulate
 from vcm.data.cohort import Cohort, simulated_cohort
 from vcm.metrics import measure_band_energy, psnr
+from vcm.modalities.names import FLAIR, T2
 from vcm.model.autoencoder import Autoencoder
 from vcm.train.crops import Lesion, draw_place, draw_window, find_lesions, weigh_inside
 from vcm.train.loop import LoopConfig, run_loop
@@ -26,7 +27,7 @@ VALIDATED_SUBJECTS = 8
 CODE_SUBJECTS = 60
 """Their cubes give the linear code; its 64 numbers for each channel need no more."""
 
-CONTRASTS = ("t1", "t2", "flair")
+CONTRASTS = ("t1", T2, FLAIR)
 """Of the cohort that autoencoder and VCM share, so that it is simulated once; the autoencoder reads the first."""
 
 

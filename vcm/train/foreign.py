@@ -141,8 +141,8 @@ class Placement:
         return replace(
             cohort,
             images={name: read[f"image-{name}"] for name in cohort.images},
-            tumor=read["tumor"],
-            anatomy=read["anatomy"],
+            tumor=read[TUMOR],
+            anatomy=read[ANATOMY],
             anatomy_before=read["anatomy_before"],
             context=self._translate(cohort.context),
         )
@@ -154,7 +154,7 @@ class Placement:
         partial = folder.with_name(f"{folder.name}.part")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        labels = {"tumor": cohort.tumor, "anatomy": cohort.anatomy, "anatomy_before": cohort.anatomy_before}
+        labels = {TUMOR: cohort.tumor, ANATOMY: cohort.anatomy, "anatomy_before": cohort.anatomy_before}
         shape = (len(cohort), *self.target.shape)
         made = {name: open_memmap(partial / f"{name}.npy", "w+", np.uint8, shape) for name in labels}
         made |= {name: open_memmap(partial / f"image-{name}.npy", "w+", np.float16, shape) for name in cohort.images}

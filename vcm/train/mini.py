@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vcm.data import simulate
+from vcm.modalities.names import ANATOMY, FLAIR, LOWRES, PARTIAL, T2, TUMOR
 from vcm.model.config import (
     NUM_COORDINATES,
     NUM_COVARIATES,
@@ -22,7 +23,7 @@ LATENT_GRID = (20, 28, 20)
 POSITION_CHANNELS = 16
 FEATURE_CHANNELS = 32
 ENCODER_CHANNELS = 64
-MODALITIES = {"tumor": 3, "anatomy": 4, "partial": 2, "lowres": 1, "t2": 1, "flair": 1}
+MODALITIES = {TUMOR: 3, ANATOMY: 4, PARTIAL: 2, LOWRES: 1, T2: 1, FLAIR: 1}
 """Conditions of the embedded VCM and their channels, in registry order."""
 
 AUTOENCODER: dict[str, Any] = {

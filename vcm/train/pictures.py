@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vcm.modalities.names import TUMOR
 from vcm.modalities.registry import MODALITIES
 from vcm.model.backbone import Backbone
 from vcm.model.vcm import VCM
@@ -45,7 +46,7 @@ def render_validation(
     features = adapter.encode_condition(conditions)
     latent = sample(backbone, adapter, noise, context, features, num_inference_steps=STEPS)
     (made,) = backbone.decode_volumes(latent)
-    colors = MODALITIES["tumor"].colors
+    colors = MODALITIES[TUMOR].colors
     focus, labels = find_focus(tumor), Volume(tumor, affine)
     rows = []
     for plane in _PLANES:

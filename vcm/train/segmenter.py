@@ -17,6 +17,7 @@ from torch.nn import functional
 from vcm.data import simulate
 from vcm.data.cohort import Cohort, simulated_cohort
 from vcm.modalities.adherence import dice
+from vcm.modalities.names import ANATOMY, TUMOR
 from vcm.modalities.shifts import draw_uniform
 from vcm.model.segmenter import NUM_ANATOMY_CLASSES, NUM_TUMOR_CLASSES, Segmenter, SegmenterConfig
 from vcm.train.autoencoder import CONTRASTS, HELD_OUT_SUBJECTS
@@ -91,7 +92,7 @@ def train_segmenter(
         tumor_logits, anatomy_logits = network(image.contiguous(memory_format=torch.channels_last_3d))
         tumor_loss = _measure_tumor_loss(tumor_logits.float(), tumor)
         anatomy_loss = _measure_anatomy_loss(anatomy_logits.float(), anatomy, known=tumor == 0)
-        return tumor_loss + anatomy_loss, {"tumor": tumor_loss.item(), "anatomy": anatomy_loss.item()}
+        return tumor_loss + anatomy_loss, {TUMOR: tumor_loss.item(), ANATOMY: anatomy_loss.item()}
 
     def validate(network: Segmenter, step: int) -> dict[str, float]:
         scores: dict[str, list[float]] = {"tumor_dice": [], "ventricle_dice": []}

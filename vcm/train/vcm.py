@@ -16,6 +16,7 @@ from vcm.data import simulate
 from vcm.data.cohort import Cohort, simulated_cohort
 from vcm.data.own_data import OwnCohort
 from vcm.modalities.image_conditions import list_contrasts
+from vcm.modalities.names import ANATOMY, FLAIR, LOWRES, PARTIAL, T2, TUMOR
 from vcm.model.backbone import Backbone
 from vcm.model.condition_encoder import draw_modality_keep
 from vcm.model.config import AdapterConfig
@@ -42,7 +43,7 @@ OWN_DATA_LOOP = LoopConfig(
 OWN_DATA_PASSES = 6
 """As `VCMRecipe.passes`: of few subjects, each is noised more often."""
 
-ALONE = {"tumor": 0.3, "anatomy": 0.08, "partial": 0.05, "lowres": 0.05, "t2": 0.03, "flair": 0.03}
+ALONE = {TUMOR: 0.3, ANATOMY: 0.08, PARTIAL: 0.05, LOWRES: 0.05, T2: 0.03, FLAIR: 0.03}
 """How often a sample keeps only this condition. The tumor alone is what people give most, and hardest to learn."""
 
 DROP_PROBABILITY = 0.65
@@ -287,7 +288,7 @@ def _render_first(
     network: VCM, backbone: Backbone, pairs: Pairs, affine: NDArray, random: torch.Generator
 ) -> NDArray[np.uint8]:
     """Return a picture of the first subject, of what it is to become and of what is made of its conditions."""
-    name = next((name for name in ("tumor", "anatomy") if name in network.modalities), network.modalities[0])
+    name = next((name for name in (TUMOR, ANATOMY) if name in network.modalities), network.modalities[0])
     conditions = pairs.conditions([0], {name: torch.tensor([True])}, random)
     _, context, _ = pairs.targets([0])
     target, tumor = (np.array(each[0]) for each in (pairs.cohort.images["t1"], pairs.cohort.tumor))

@@ -16,7 +16,7 @@ from gradio.components import Component
 from numpy.typing import NDArray
 
 from vcm.modalities.lesion import build_lesion
-from vcm.modalities.names import EDEMA
+from vcm.modalities.names import EDEMA, TUMOR
 from vcm.modalities.registry import MODALITIES, load_condition
 from vcm.recipe import build_recipe, load_recipe
 from vcm.request import GenerationRequest
@@ -77,7 +77,7 @@ class Actions:
     @property
     def draws_tumor(self) -> bool:
         """Whether it is a tumor that is drawn on this page."""
-        return self._palette.modality == "tumor"
+        return self._palette.modality == TUMOR
 
     # ---- A run -------------------------------------------------------------------------------------------------------
 

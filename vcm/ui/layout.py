@@ -8,6 +8,7 @@ from html import escape
 
 import gradio as gr
 
+from vcm.modalities.names import PARTIAL, TUMOR
 from vcm.modalities.registry import MODALITIES
 from vcm.model.config import CovariateConfig
 from vcm.ui import words
@@ -100,7 +101,7 @@ def build_layout(
         teaching: what the lessons below the studio open on.
     """
     result, files = content.result, content.files
-    draws_tumor = modalities[0] == "tumor"
+    draws_tumor = modalities[0] == TUMOR
     with gr.Row(elem_id="head"):
         gr.HTML(_masthead(model_name, device, draws_tumor), elem_id="masthead")
         strip = build_example_strip(examples)
@@ -263,7 +264,7 @@ def _build_downloads(
     titles: dict[str, str] = {"controlled.nii.gz": "Controlled MRI", "uncontrolled.nii.gz": "Uncontrolled MRI"}
     kinds = {name: " map" if MODALITIES[name].kind == "labels" else "" for name in modalities}
     titles |= {f"condition_{name}.nii.gz": f"{MODALITIES[name].title}{kind}" for name, kind in kinds.items()}
-    titles |= {"fill.nii.gz": "Made-up region"} if "partial" in modalities else {}
+    titles |= {"fill.nii.gz": "Made-up region"} if PARTIAL in modalities else {}
     titles["recipe.json"] = "Recipe"
     files = content.files if content else {}
     with gr.Row(elem_id="downloads"):

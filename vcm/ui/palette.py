@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 
-from vcm.modalities.names import EDEMA, ENHANCING, NECROTIC_CORE
+from vcm.modalities.names import EDEMA, ENHANCING, NECROTIC_CORE, TUMOR
 from vcm.modalities.registry import MODALITIES
 from vcm.pipeline import Pipeline
 from vcm.ui.canvas.slice_canvas import Label
@@ -30,12 +30,12 @@ class Palette:
     @property
     def layered_brush(self) -> tuple[str, tuple[tuple[int, float], ...]] | None:
         """The brush of the canvas that draws all labels at once, where they lie one inside the other."""
-        return _TUMOR_BRUSH if self.modality == "tumor" else None
+        return _TUMOR_BRUSH if self.modality == TUMOR else None
 
     @property
     def hint(self) -> str:
         """One sentence on what the labels mean, where their names do not say it."""
-        return _TUMOR_HINT if self.modality == "tumor" else ""
+        return _TUMOR_HINT if self.modality == TUMOR else ""
 
     @property
     def labels(self) -> list[Label]:
@@ -49,7 +49,7 @@ class Palette:
 def label_modalities(pipeline: Pipeline) -> list[str]:
     """Return the modalities of the model that are label maps, the one to draw first: the tumor where there is one."""
     labels = [name for name in pipeline.modalities if MODALITIES[name].kind == "labels"]
-    return sorted(labels, key=lambda name: name != "tumor")
+    return sorted(labels, key=lambda name: name != TUMOR)
 
 
 def build_palette(pipeline: Pipeline, modality: str) -> Palette:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from vcm.modalities.names import ANATOMY, TUMOR
+
 if TYPE_CHECKING:
     from vcm.ui.sections.run_facts import RunFacts
     from vcm.weights.calibration import Calibration
@@ -107,7 +109,7 @@ def finished(took: float | None, *, is_remembered: bool) -> str:
 
 def verdict(measured: Mapping[str, Any] | None) -> str:
     """Return in a sentence how well a generated tumor follows what was drawn, or nothing where there is none."""
-    whole = (measured or {}).get("tumor", {}).get("controlled", {}).get("dice", {}).get("whole")
+    whole = (measured or {}).get(TUMOR, {}).get("controlled", {}).get("dice", {}).get("whole")
     return "" if whole is None else f"The tumor {_judge(whole)} (overlap {whole:.2f})."
 
 
@@ -126,10 +128,10 @@ def adherence(measured: Mapping[str, Any] | None) -> str:
             "<p>Nothing was measured: this volume follows no drawing, or the model has no segmenter.</p>",
         )
     body = ""
-    if "tumor" in measured:
-        body += _tumor_words(measured["tumor"])
-    if "anatomy" in measured:
-        body += _anatomy_words(measured["anatomy"])
+    if TUMOR in measured:
+        body += _tumor_words(measured[TUMOR])
+    if ANATOMY in measured:
+        body += _anatomy_words(measured[ANATOMY])
     return _card(
         "Does it follow the drawing?",
         body + '<p class="fine">Overlap is the Dice score with the drawing that this volume was made from, 0 to '

@@ -7,11 +7,12 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vcm.modalities.names import TUMOR
 from vcm.modalities.registry import MODALITIES
 from vcm.research.report.figures import FAINT_TEXT, TEXT
 from vcm.sampler.solvers import DEFAULT_SOLVER, SOLVERS
 
-_COLORS = dict(zip(SOLVERS, cycle(reversed(MODALITIES["tumor"].colors)), strict=False))
+_COLORS = dict(zip(SOLVERS, cycle(reversed(MODALITIES[TUMOR].colors)), strict=False))
 _PUBLISHED, _FLOAT32 = "published", "ours in float32"
 _PANEL_WIDTH, _HEIGHT, _DPI = 9.2, 7.6, 100
 _LARGE, _SMALL = 18, 14

@@ -18,6 +18,7 @@ from vcm.data import simulate
 from vcm.data.cohort import cached_tensor, read_json, write_json
 from vcm.metrics import summarize
 from vcm.modalities.adherence import dice
+from vcm.modalities.names import TUMOR
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
 from vcm.research.benchmark.loops import Loop, solid_request
@@ -47,7 +48,7 @@ def list_cases(pipeline: Pipeline, count: int) -> list[Case]:
     plan = EvaluationPlan(subjects=count)
     return [
         Case(
-            build_request(subject, {"tumor": Volume(subject.tumor, simulate.AFFINE)}, plan, compare=False),
+            build_request(subject, {TUMOR: Volume(subject.tumor, simulate.AFFINE)}, plan, compare=False),
             subject.tumor,
         )
         for subject in subjects_with_tumor(plan)
@@ -56,7 +57,7 @@ def list_cases(pipeline: Pipeline, count: int) -> list[Case]:
 
 def measures_adherence(pipeline: Pipeline) -> bool:
     """Whether a model can be judged on the simulated subjects: its grid is theirs, and there is a judge."""
-    on_grid = pipeline.grid.shape == simulate.SHAPE and "tumor" in pipeline.modalities
+    on_grid = pipeline.grid.shape == simulate.SHAPE and TUMOR in pipeline.modalities
     return on_grid and pipeline.segmenter is not None
 
 

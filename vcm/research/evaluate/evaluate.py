@@ -31,6 +31,7 @@ from vcm.metrics import (
 )
 from vcm.modalities.adherence import dice, score_anatomy, score_tumor
 from vcm.modalities.image_conditions import CONTRASTS
+from vcm.modalities.names import ANATOMY, FLAIR, T2, TUMOR
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
 from vcm.research.evaluate.modalities import SECTION, list_combinations, measure_modalities
@@ -144,10 +145,10 @@ def _measure_adherence(pipeline: Pipeline, subjects: list[Subject], plan: Evalua
     """Whether the controlled volumes have what was drawn, where it was drawn, and nothing else changed."""
     rows: list[dict[str, Any]] = []
     for subject in tqdm(subjects, desc="adherence", unit="subject"):
-        conditions = {"tumor": Volume(subject.tumor, simulate.AFFINE)}
+        conditions = {TUMOR: Volume(subject.tumor, simulate.AFFINE)}
         result = pipeline(build_request(subject, conditions, plan, compare=True))
         controlled, uncontrolled = result.controlled.array, result.uncontrolled.array  # type: ignore[union-attr]
-        both = {**conditions, "anatomy": Volume(subject.anatomy, simulate.AFFINE)}
+        both = {**conditions, ANATOMY: Volume(subject.anatomy, simulate.AFFINE)}
         guided = pipeline(build_request(subject, both, plan, compare=False)).controlled.array
 
         drawn = subject.tumor > 0
@@ -260,7 +261,7 @@ def _measure_modalities(pipeline: Pipeline, plan: EvaluationPlan, cache: Path) -
     from vcm.research.evaluate.regressor import train_regressor
 
     combinations = list_combinations(pipeline.modalities)
-    contrasts = ("t1", "t2", "flair")
+    contrasts = ("t1", T2, FLAIR)
     subjects = subjects_with_tumor(replace(plan, subjects=plan.modality_subjects), contrasts)
 
     def build(subject: Subject, conditions: dict[str, Volume], fill: Volume | None) -> GenerationRequest:

@@ -17,7 +17,7 @@ from vcm.metrics import head_mask, psnr, ssim, summarize
 from vcm.modalities.adherence import score_anatomy, score_tumor
 from vcm.modalities.image_conditions import CONTRASTS, HOLE_MARGIN_MM, grow, restore_intensities
 from vcm.modalities.lowres import SLICE_FACTORS
-from vcm.modalities.names import LOWRES
+from vcm.modalities.names import ANATOMY, LOWRES, PARTIAL, SEMANTIC, TUMOR
 from vcm.volume import Volume
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ Translate = Callable[[Mapping[str, NDArray[np.float32]]], NDArray[np.float32]]
 
 def list_combinations(modalities: Sequence[str]) -> list[tuple[str, ...]]:
     """Return which conditions are given together: each alone, each with the tumor, both contrasts, and all."""
-    known = [name for name in modalities if name != "semantic"]
+    known = [name for name in modalities if name != SEMANTIC]
     alone = [(name,) for name in known]
-    pairs = [("tumor", name) for name in known if name != "tumor"] if "tumor" in known else []
+    pairs = [(TUMOR, name) for name in known if name != TUMOR] if TUMOR in known else []
     scans = [CONTRASTS] if len(known) > len(CONTRASTS) and set(CONTRASTS) <= set(known) else []
     return [*alone, *pairs, *scans, *([tuple(known)] if len(known) > 2 else [])]
 
@@ -143,7 +143,7 @@ def _make_rows(
     yield "autoencoder's round trip (ceiling)", pipeline.reconstruct(truth)
     slices, affine = {factor: thicken(truth, factor) for factor in SLICE_FACTORS}, simulate.AFFINE
     modalities = {name for combination in combinations for name in combination}
-    for factor in SLICE_FACTORS if "lowres" in modalities else ():
+    for factor in SLICE_FACTORS if LOWRES in modalities else ():
         for name, order in INTERPOLATIONS.items():
             made = interpolate_slices(slices[factor].array, factor, truth.shape[2], order)
             yield f"slices of {_thickness(factor)}, {name} interpolation", made
@@ -151,23 +151,23 @@ def _make_rows(
         yield f"{' + '.join(names)}, U-Net regressor", translate(subject.images)
     yield "no condition (floor)", pipeline(build(subject, {}, None)).controlled.array
     given = {
-        "tumor": Volume(subject.tumor, affine),
-        "anatomy": Volume(subject.anatomy, affine),
-        "partial": Volume(truth, affine),
-        "lowres": slices[SLICE_FACTOR],
+        TUMOR: Volume(subject.tumor, affine),
+        ANATOMY: Volume(subject.anatomy, affine),
+        PARTIAL: Volume(truth, affine),
+        LOWRES: slices[SLICE_FACTOR],
         **{name: Volume(subject.images[name], affine) for name in CONTRASTS},
     }
     fill = Volume(hole.astype(np.uint8), affine)
     for names in combinations:
-        if names == ("lowres",):
+        if names == (LOWRES,):
             for factor in SLICE_FACTORS:
-                request = build(subject, {"lowres": slices[factor]}, None)
+                request = build(subject, {LOWRES: slices[factor]}, None)
                 yield f"lowres, {_thickness(factor)}", pipeline(request).controlled.array
                 row = f"lowres, {_thickness(factor)}, means of the slices not enforced"
                 yield row, _run_unenforced(pipeline, request)
             continue
         conditions = {name: given[name] for name in names}
-        request = build(subject, conditions, fill if "partial" in names else None)
+        request = build(subject, conditions, fill if PARTIAL in names else None)
         yield " + ".join(names), pipeline(request).controlled.array
 
 

@@ -10,6 +10,7 @@ from monai.transforms import Compose, RandFlipd
 from torch.nn.functional import l1_loss
 
 from vcm.data.cohort import simulated_cohort
+from vcm.modalities.names import FLAIR, T2
 from vcm.research.evaluate.modalities import Translate
 from vcm.research.small_unet import INPUT, TARGET, apply_small_unet, train_small_unet
 
@@ -22,7 +23,7 @@ def train_regressor(contrasts: Sequence[str], subjects: int, steps: int, cache: 
         subjects: of the training cohort, tumors and all.
         cache: folder for the cohort and the training's state.
     """
-    cohort = simulated_cohort(cache, range(subjects), ("t1", "t2", "flair"))
+    cohort = simulated_cohort(cache, range(subjects), ("t1", T2, FLAIR))
     draw = Compose([RandFlipd((INPUT, TARGET), prob=0.5, spatial_axis=0)])
     lessons = [
         {INPUT: np.stack([cohort.images[name][index] for name in contrasts]), TARGET: cohort.images["t1"][index]}

@@ -19,6 +19,7 @@ from vcm.data.cohort import write_json
 from vcm.errors import VolumeError
 from vcm.metrics import largest_diameter_mm
 from vcm.modalities.adherence import TUMOR_REGIONS
+from vcm.modalities.names import TUMOR
 from vcm.modalities.registry import MODALITIES
 from vcm.pipeline import Pipeline
 from vcm.render.slices import Plane, find_focus, render_slice
@@ -51,7 +52,7 @@ class Case:
     @property
     def mask(self) -> Volume:
         """The mask as the model saw it: labels on the model grid."""
-        return self.results[0].conditions["tumor"]
+        return self.results[0].conditions[TUMOR]
 
     @property
     def diameter_mm(self) -> float:
@@ -98,7 +99,7 @@ def follow_case(
     Raises:
         VolumeError, ValueError: the mask cannot be used, or the model can follow or measure no tumor.
     """
-    if "tumor" not in pipeline.modalities:
+    if TUMOR not in pipeline.modalities:
         raise ValueError("This model follows no tumor map.")
     if pipeline.segmenter is None:
         raise ValueError("The model folder has no segmenter, so there is nothing to measure with.")
@@ -106,12 +107,12 @@ def follow_case(
         raise ValueError(f"seeds is {seeds}; it must be at least 1.")
     if first_seed + seeds - 1 > SEED_RANGE[1]:
         raise ValueError(f"The last seed would be {first_seed + seeds - 1}; it must be at most {SEED_RANGE[1]}.")
-    drawn = pipeline.prepare(GenerationRequest({"tumor": mask}, **settings))["tumor"].volume
+    drawn = pipeline.prepare(GenerationRequest({TUMOR: mask}, **settings))[TUMOR].volume
     if not drawn.array.any():
         raise VolumeError(" ".join((*drawn.notes, "There is no tumor in the mask to be followed.")))
     results = []
     for number in range(seeds):
-        request = GenerationRequest({"tumor": mask}, seed=first_seed + number, compare=number == 0, **settings)
+        request = GenerationRequest({TUMOR: mask}, seed=first_seed + number, compare=number == 0, **settings)
         with closing(pipeline.stream(request)) as events:
             for event in events:
                 if isinstance(event, GenerationResult):
@@ -207,7 +208,7 @@ def _render_table(figures: dict[str, Any]) -> str:
 
 
 def _render_pictures(case: Case) -> str:
-    colors = MODALITIES["tumor"].colors
+    colors = MODALITIES[TUMOR].colors
     voxel = find_focus(case.mask.array)
     uncontrolled = case.results[0].uncontrolled
     assert uncontrolled is not None, "the first run compares"
@@ -215,7 +216,7 @@ def _render_pictures(case: Case) -> str:
     shown = [("Without the mask, which is outlined", uncontrolled, case.mask)]
     for result in case.results:
         seed = result.recipe["request"]["seed"]
-        found = (result.segmentation or {}).get("tumor")
+        found = (result.segmentation or {}).get(TUMOR)
         shown.append((f"Seed {seed}", result.controlled, None))
         shown.append((f"Seed {seed}, with what was found", result.controlled, found))
     html = ""
@@ -239,7 +240,7 @@ def _encode(picture: NDArray[np.uint8]) -> str:
 
 def _tumor_scores(result: GenerationResult) -> dict[str, Any]:
     assert result.adherence is not None, "a tumor was drawn, and there is a segmenter"
-    scores: dict[str, Any] = result.adherence["tumor"]
+    scores: dict[str, Any] = result.adherence[TUMOR]
     return scores
 
 

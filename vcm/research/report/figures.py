@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from vcm.data import simulate
 from vcm.metrics import largest_diameter_mm
+from vcm.modalities.names import ANATOMY, FLAIR, T2, TUMOR
 from vcm.modalities.registry import MODALITIES
 from vcm.pipeline import Pipeline
 from vcm.render.slices import Plane, extract_plane, find_focus, render_slice
@@ -33,7 +34,7 @@ COHORT_SEEDS = range(simulate.FIRST_TEST_SEED, simulate.FIRST_TEST_SEED + 12)
 SAMPLE_COUNT = 8
 
 _PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
-_CONTRAST_TITLES = {"t1": "T1 + contrast", "t2": "T2", "flair": "FLAIR"}
+_CONTRAST_TITLES = {"t1": "T1 + contrast", T2: "T2", FLAIR: "FLAIR"}
 _ZOOM = 2
 _GAP = 20
 _CAPTION = 60
@@ -42,7 +43,7 @@ _COLUMNS = 4
 # As a viewer of scans would window them: noise in the air goes black.
 _BLACK, _WHITE = 0.05, 0.95
 _FULL_CHANGE = 0.5
-_TUMOR_COLORS = MODALITIES["tumor"].colors
+_TUMOR_COLORS = MODALITIES[TUMOR].colors
 TEXT, FAINT_TEXT = "#e6e6e6", "#9a9a9a"
 # A palette keeps the file at a third of its size, and the noise of the images hides that the grays are few.
 _GRAYS, _COLORS = 36, 92
@@ -65,7 +66,7 @@ def draw_cohort(path: str | Path, seeds: Sequence[int] = COHORT_SEEDS, workers: 
     blocks = [_draw_subject(subject) for subject in subjects]
     legend = [
         (name, color)
-        for modality in ("tumor", "anatomy")
+        for modality in (TUMOR, ANATOMY)
         for name, color in zip(MODALITIES[modality].label_names, MODALITIES[modality].colors, strict=True)
     ]
     return _arrange(blocks, [*_CONTRAST_TITLES.values(), "labels"], legend).save(path)
@@ -93,11 +94,11 @@ def draw_samples(
     for subject in islice(_subjects_with_clear_lesion(plan.first_seed), count):
         logger.info("generating for the subject %d", subject.seed)
         tumor = Volume(subject.tumor, simulate.AFFINE)
-        result = pipeline(build_request(subject, {"tumor": tumor}, plan, compare=True))
+        result = pipeline(build_request(subject, {TUMOR: tumor}, plan, compare=True))
         assert result.uncontrolled is not None
         blocks.append(_draw_sample(subject, result.uncontrolled, result.controlled))
     titles = ["simulated", "generated,\nno condition", "generated,\ntumor drawn", "difference"]
-    tumor_labels = MODALITIES["tumor"]
+    tumor_labels = MODALITIES[TUMOR]
     legend = list(zip(tumor_labels.label_names, tumor_labels.colors, strict=True))
     shades = [(f"change {share * _FULL_CHANGE:.2f}", _hex(_heat(np.array(share)))) for share in (0.2, 0.5, 1.0)]
     return _arrange(blocks, titles, legend + shades).save(path)
@@ -164,7 +165,7 @@ def _draw_planes(image: NDArray, focus: Sequence[int], outlined: NDArray[np.uint
 def _draw_labels(image: NDArray, subject: simulate.Subject, plane: Plane, focus: Sequence[int]) -> Picture:
     """Draw one plane of the anatomy and of the tumor in their colors, over a dim image (X, Y, Z) in [0, 1]."""
     picture = np.repeat(0.5 * _cut(image, plane, focus)[..., None], 3, axis=-1)
-    for labels, name, brightness in ((subject.anatomy, "anatomy", 0.8), (subject.tumor, "tumor", 1.0)):
+    for labels, name, brightness in ((subject.anatomy, ANATOMY, 0.8), (subject.tumor, TUMOR, 1.0)):
         cut = _cut(labels, plane, focus)
         for label, color in enumerate(MODALITIES[name].colors, start=1):
             picture[cut == label] = brightness * _rgb(color)

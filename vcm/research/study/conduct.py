@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from vcm.data import simulate
 from vcm.data.cohort import read_json, simulated_cohort, write_json
+from vcm.modalities.names import T2, TUMOR
 from vcm.model.config import ModelConfig
 from vcm.research.study.cost import measure_cost
 from vcm.research.study.measuring import Bench, build_bench
@@ -185,10 +186,10 @@ class _Study:
             "figures": self.bench.measure(trained.method, trained.backbone, names),
         }
         if len(names) > 1:
-            found["tumor_alone"] = self.bench.measure(trained.method, trained.backbone, ARMS["tumor"])
-        if run == Run(run.method, "tumor", self._plan.sizes[-1]):
+            found["tumor_alone"] = self.bench.measure(trained.method, trained.backbone, ARMS[TUMOR])
+        if run == Run(run.method, TUMOR, self._plan.sizes[-1]):
             found["taught"] = self.bench.teach(trained.method, trained.backbone, folder / "pupil")
-        if run.method in REPEATED and run == Run(run.method, "tumor", self._plan.sizes[-1]):
+        if run.method in REPEATED and run == Run(run.method, TUMOR, self._plan.sizes[-1]):
             found["guidance"] = {
                 str(scale): self.bench.measure(trained.method, trained.backbone, names, scale)
                 for scale in GUIDANCE_SCALES
@@ -204,8 +205,8 @@ class _Study:
         if self._material is None:
             cache, backbone = self._out / "work", self._loaded.backbone
             first = simulate.VALIDATION_SEEDS.start
-            training = simulated_cohort(cache, range(max(self._plan.sizes)), ("t1", "t2"))
-            held_out = simulated_cohort(cache, range(first, first + _HELD_OUT), ("t1", "t2"))
+            training = simulated_cohort(cache, range(max(self._plan.sizes)), ("t1", T2))
+            held_out = simulated_cohort(cache, range(first, first + _HELD_OUT), ("t1", T2))
             pairs = {
                 name: Pairs(cache / f"latents-{name}", cohort, backbone, self._device, simulate.AFFINE)
                 for name, cohort in (("training", training), ("held_out", held_out))

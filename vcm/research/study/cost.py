@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from vcm.modalities.names import TUMOR
 from vcm.research.study.methods import Method
 from vcm.research.study.plan import ARMS, Run, StudyPlan
 from vcm.research.study.training import build_method
@@ -39,7 +40,7 @@ def _measure(model: Path, name: str, plan: StudyPlan, device: str) -> dict[str, 
     keep_freed_memory()
     config, backbone, _ = load_backbone(model)
     backbone = backbone.to(device)
-    method = build_method(Run(name, "tumor", 1), config.adapter, backbone, plan).to(device)
+    method = build_method(Run(name, TUMOR, 1), config.adapter, backbone, plan).to(device)
     for network in (backbone, method):
         tune(network)
     torch.manual_seed(0)
@@ -66,7 +67,7 @@ def _step(method: Method, backbone: Any, shape: tuple[int, int, int], count: int
     latent = torch.randn(count, *backbone.latent_shape, device=device)
     context = torch.rand(count, 1, 4, device=device)
     timesteps = torch.full((count,), 500, device=device)
-    conditions = {name: torch.rand(count, 3, *shape, device=device) for name in ARMS["tumor"]}
+    conditions = {name: torch.rand(count, 3, *shape, device=device) for name in ARMS[TUMOR]}
     with torch.no_grad(), autocast(device):
         kept = method.encode(conditions)
 

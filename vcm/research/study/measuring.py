@@ -16,6 +16,7 @@ from vcm.data import simulate
 from vcm.data.cohort import simulated_cohort
 from vcm.metrics import cubic_mmd, largest_diameter_mm, mean_ms_ssim, summarize
 from vcm.modalities.adherence import dice
+from vcm.modalities.names import T2, TUMOR
 from vcm.model.backbone import Backbone
 from vcm.model.segmenter import Segmenter
 from vcm.research.evaluate.evaluate import MARGIN_MM
@@ -122,7 +123,7 @@ def build_bench(backbone: Backbone, segmenter: Segmenter, plan: StudyPlan, cache
         ValueError: too few of them have a lesion as large as the plan asks for.
     """
     first = simulate.FIRST_TEST_SEED
-    cohort = simulated_cohort(cache, range(first, first + plan.pool), ("t1", "t2"))
+    cohort = simulated_cohort(cache, range(first, first + plan.pool), ("t1", T2))
     sizes = [largest_diameter_mm(np.asarray(tumor) > 0, simulate.SPACING_MM) for tumor in cohort.tumor]
     large = [index for index, size in enumerate(sizes) if size >= plan.lesion_mm]
     if len(large) <= plan.subjects:
@@ -147,7 +148,7 @@ def generate(
     plan: StudyPlan,
     *,
     method: Method | None = None,
-    names: Sequence[str] = ARMS["tumor"],
+    names: Sequence[str] = ARMS[TUMOR],
     guidance_scale: float = 1.0,
 ) -> Volumes:
     """Return a volume (X, Y, Z) in [0, 1] for each subject, from noise of its own; uncontrolled without a method."""

@@ -6,20 +6,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from vcm.modalities.names import ANATOMY, T2, TUMOR
 from vcm.research.study.methods import BUILDERS
 
-ARMS: Mapping[str, tuple[str, ...]] = {"tumor": ("tumor",), "three": ("tumor", "anatomy", "t2")}
+ARMS: Mapping[str, tuple[str, ...]] = {TUMOR: (TUMOR,), "three": (TUMOR, ANATOMY, T2)}
 """What the conditions are, by the arm's name."""
 
 REPEATED = ("vcm", "controlnet")
 """Methods that are trained three times at the small sizes, in the second arm, and sampled with more guidance."""
 
 VARIANTS: Mapping[str, tuple[str, str]] = {
-    "narrow": ("tumor", "a U-Net of half the width"),
-    "wide": ("tumor", "a U-Net of twice the width"),
-    "deep": ("tumor", "three residual blocks a condition encoder"),
-    "even": ("tumor", "tumors weigh no more than the rest"),
-    "seen": ("tumor", "a backbone that has seen tumors"),
+    "narrow": (TUMOR, "a U-Net of half the width"),
+    "wide": (TUMOR, "a U-Net of twice the width"),
+    "deep": (TUMOR, "three residual blocks a condition encoder"),
+    "even": (TUMOR, "tumors weigh no more than the rest"),
+    "seen": (TUMOR, "a backbone that has seen tumors"),
     "mean": ("three", "features averaged instead of joined"),
     "undropped": ("three", "no modality latent drop"),
 }
@@ -99,7 +100,7 @@ class Run:
 
 def tuning_runs(method: str, plan: StudyPlan) -> list[Run]:
     """Return the trainings that a method's learning rate is chosen from."""
-    return [Run(method, "tumor", plan.tuning_samples, learning_rate=rate) for rate in plan.learning_rates]
+    return [Run(method, TUMOR, plan.tuning_samples, learning_rate=rate) for rate in plan.learning_rates]
 
 
 def list_runs(plan: StudyPlan) -> Iterator[Run]:
@@ -108,12 +109,12 @@ def list_runs(plan: StudyPlan) -> Iterator[Run]:
         yield from tuning_runs(method, plan)
     for samples in plan.sizes:
         if samples != plan.tuning_samples:
-            yield from (Run(method, "tumor", samples) for method in BUILDERS)
+            yield from (Run(method, TUMOR, samples) for method in BUILDERS)
     for method in REPEATED:
         yield from (Run(method, "three", samples) for samples in plan.sizes[1:])
     yield from (Run("vcm", arm, plan.tuning_samples, variant=name) for name, (arm, _) in VARIANTS.items())
     for seed in (1, 2):
-        yield from (Run(method, "tumor", size, seed) for size in plan.sizes[:2] for method in REPEATED)
+        yield from (Run(method, TUMOR, size, seed) for size in plan.sizes[:2] for method in REPEATED)
 
 
 def find_main(results: Mapping[str, Any], method: str, arm: str, samples: int, seed: int = 0) -> dict[str, Any] | None:

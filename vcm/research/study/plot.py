@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vcm.modalities.names import TUMOR
 from vcm.research.report.figures import FAINT_TEXT, TEXT
 from vcm.research.study.methods import BUILDERS, TITLES
 from vcm.research.study.plan import find_main
@@ -60,7 +61,7 @@ def _draw_samples(axes: Any, results: Mapping[str, Any]) -> None:
         line = []
         for samples in results["plan"]["sizes"]:
             for seed in range(3):
-                found = find_main(results["runs"], method, "tumor", samples, seed)
+                found = find_main(results["runs"], method, TUMOR, samples, seed)
                 if found is None:
                     continue
                 point = (samples, found["figures"]["dice"]["value"])
@@ -92,7 +93,7 @@ def _draw_parameters(axes: Any, results: Mapping[str, Any]) -> None:
     runs, samples = results["runs"], results["plan"]["sizes"][1]
     ours = []
     for method in BUILDERS:
-        found = find_main(runs, method, "tumor", samples)
+        found = find_main(runs, method, TUMOR, samples)
         if found is None:
             continue
         point = (found["parameters"] / 1e6, found["figures"]["dice"]["value"])

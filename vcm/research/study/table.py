@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from vcm.modalities.names import TUMOR
 from vcm.research.report.model_card import markdown_table
 from vcm.research.report.source_line import spell_command, tell_source
 from vcm.research.study.measuring import FLOOR
@@ -53,7 +54,7 @@ def tabulate_study(results: Mapping[str, Any]) -> dict[str, list[Row]]:
         "The tumor drawn: methods by the number of subjects": [
             ("method", "subjects", "learning rate", *_FIGURE_TITLES),
             *_list_limits(results),
-            *_list_methods(results, "tumor"),
+            *_list_methods(results, TUMOR),
         ],
         "Tumor, anatomy and T2 given": [
             ("method", "subjects", "learning rate", *_FIGURE_TITLES, "Dice, the tumor alone given"),
@@ -119,7 +120,7 @@ def _list_methods(results: Mapping[str, Any], arm: str) -> Iterator[Row]:
 def _list_seeds(results: Mapping[str, Any]) -> Iterator[Row]:
     for samples in results["plan"]["sizes"]:
         for method in REPEATED:
-            found = [find_main(results["runs"], method, "tumor", samples, seed) for seed in range(3)]
+            found = [find_main(results["runs"], method, TUMOR, samples, seed) for seed in range(3)]
             values = [each["figures"]["dice"]["value"] for each in found if each is not None]
             if len(values) > 1:
                 told = ", ".join(f"{value:.3f}" for value in values)
@@ -129,7 +130,7 @@ def _list_seeds(results: Mapping[str, Any]) -> Iterator[Row]:
 def _list_taught(results: Mapping[str, Any]) -> Iterator[Row]:
     found = {"simulated originals (ceiling)": results["limits"].get("taught")}
     for method in BUILDERS:
-        run = find_main(results["runs"], method, "tumor", max(results["plan"]["sizes"])) or {}
+        run = find_main(results["runs"], method, TUMOR, max(results["plan"]["sizes"])) or {}
         found[TITLES[method]] = run.get("taught")
     for title, taught in found.items():
         if taught is not None:
@@ -151,7 +152,7 @@ def _list_costs(results: Mapping[str, Any]) -> Iterator[Row]:
 
 def _list_variants(results: Mapping[str, Any]) -> Iterator[Row]:
     """Yield each arm's unchanged VCM, then what was changed in that arm."""
-    for arm in ("tumor", "three"):
+    for arm in (TUMOR, "three"):
         own = find_main(results["runs"], "vcm", arm, results["plan"]["sizes"][1])
         changed = {
             told: next((run for run in results["runs"].values() if run["variant"] == name), None)
@@ -160,7 +161,7 @@ def _list_variants(results: Mapping[str, Any]) -> Iterator[Row]:
         }
         if own is None or not any(changed.values()):
             continue
-        base = "nothing" if arm == "tumor" else "nothing, three conditions"
+        base = "nothing" if arm == TUMOR else "nothing, three conditions"
         for told, run in {base: own, **changed}.items():
             if run is not None:
                 alone = _dice(run["tumor_alone"]) if "tumor_alone" in run else ""
@@ -172,7 +173,7 @@ def _list_guidance(results: Mapping[str, Any]) -> Iterator[Row]:
     guided = {
         method: run
         for method in REPEATED
-        if "guidance" in (run := find_main(results["runs"], method, "tumor", max(results["plan"]["sizes"])) or {})
+        if "guidance" in (run := find_main(results["runs"], method, TUMOR, max(results["plan"]["sizes"])) or {})
     }
     floor = results["limits"].get("limits", {}).get(FLOOR)
     if guided and floor is not None:

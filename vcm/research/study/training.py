@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vcm.modalities.names import ANATOMY, T2, TUMOR
 from vcm.model.backbone import Backbone
 from vcm.model.condition_encoder import ConditionReader
 from vcm.model.config import AdapterConfig
@@ -26,7 +27,7 @@ EMA_DECAY = 0.99
 """Short trainings need a short memory."""
 
 
-ALONE = {"tumor": 0.32, "anatomy": 0.1, "t2": 0.04}
+ALONE = {TUMOR: 0.32, ANATOMY: 0.1, T2: 0.04}
 """How often a sample keeps only this condition."""
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vcm.explore import Counterfactual, GuidanceSweep, Pair, SeedEnsemble, Shot, Trace, View, WindowMap
+from vcm.modalities.names import TUMOR
 from vcm.modalities.registry import MODALITIES
 from vcm.render.slices import extract_plane, render_slice
 from vcm.volume import Volume
@@ -149,7 +150,7 @@ def _draw(shot: Shot, view: View, *, is_outlined: bool = False) -> Picture:
     return render_slice(
         Volume(windowed, shot.volume.affine),
         labels=labels,
-        colors=MODALITIES["tumor"].colors,
+        colors=MODALITIES[TUMOR].colors,
         voxel=view.voxel,
         height=_HEIGHT,
         fill_opacity=0.0,

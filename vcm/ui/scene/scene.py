@@ -11,6 +11,7 @@ import gradio as gr
 from gradio.data_classes import FileData, GradioModel
 from gradio.events import Events
 
+from vcm.modalities.names import ANATOMY, TUMOR
 from vcm.render.surface import (
     Part,
     brain_from_anatomy,
@@ -87,7 +88,7 @@ def publish_scene(result: GenerationResult, palette: Palette, folder: Path) -> S
         folder: inside Gradio's cache.
     """
     found = result.segmentation or {}
-    brain = brain_from_anatomy(found["anatomy"], found.get("tumor")) if "anatomy" in found else None
+    brain = brain_from_anatomy(found[ANATOMY], found.get(TUMOR)) if ANATOMY in found else None
     if brain is None or not brain.any():
         brain = find_brain(result.controlled)
     parts: list[Part] = []
@@ -95,11 +96,11 @@ def publish_scene(result: GenerationResult, palette: Palette, folder: Path) -> S
     if drawn is not None:
         parts = (
             tumor_parts(drawn.array)
-            if palette.modality == "tumor"
+            if palette.modality == TUMOR
             else label_parts(drawn.array, palette.names, palette.colors)
         )
-    if "tumor" in found:
-        parts.append(found_part(found["tumor"].array))
+    if TUMOR in found:
+        parts.append(found_part(found[TUMOR].array))
     text = scene_json(render_scene(brain, parts, result.controlled.affine)).encode()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"scene-{hashlib.sha256(text).hexdigest()[:24]}.json.gz"

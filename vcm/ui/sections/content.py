@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vcm.modalities.names import TUMOR
 from vcm.pipeline import Pipeline
 from vcm.recipe import RecipeError, check_environment, request_from_recipe
 from vcm.registration.placement import find_placement_between, move_back
@@ -49,7 +50,7 @@ class Content:
 
 def show_nothing(pipeline: Pipeline, palette: Palette, folder: Path) -> Content:
     """Return an empty drawing, for a model without an example."""
-    thing = "a tumor" if palette.modality == "tumor" else "labels"
+    thing = "a tumor" if palette.modality == TUMOR else "labels"
     return Content(
         request=GenerationRequest(),
         drawing=view_drawing(pipeline.grid, palette, folder),

@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from vcm.modalities.names import ANATOMY, TUMOR
 from vcm.outputs import CONTROLLED_FILE, RECIPE_FILE, UNCONTROLLED_FILE, write_result
 from vcm.recipe import Environment, load_recipe, request_from_recipe
 from vcm.request import GenerationRequest, GenerationResult
@@ -35,7 +36,7 @@ EXAMPLE_FILE = "example.json"
 FOUND_FILE = "found_{name}.nii.gz"
 THUMBNAIL_FILE = "thumbnail.webp"
 
-_FOUND = ("tumor", "anatomy")
+_FOUND = (TUMOR, ANATOMY)
 _log = logging.getLogger(__name__)
 
 Case = TypeVar("Case")

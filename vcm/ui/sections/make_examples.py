@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from vcm.data.simulate import AFFINE, simulate_subject
+from vcm.modalities.names import TUMOR
 from vcm.pipeline import Pipeline
 from vcm.render.slices import render_slice
 from vcm.request import GenerationRequest
@@ -70,7 +71,7 @@ def make_example(case: Case, pipeline: Pipeline, folder: Path) -> None:
     else:
         tumor = simulate_subject(case.subject, contrasts=()).tumor
         drawn = Volume(tumor, AFFINE).to_grid(grid.shape, grid.affine, labels=True)
-    result = pipeline(GenerationRequest(conditions={"tumor": drawn}, **case.settings))
+    result = pipeline(GenerationRequest(conditions={TUMOR: drawn}, **case.settings))
     save_example(folder, case.title, case.sentence, result)
     picture = render_slice(result.controlled, labels=drawn, height=_THUMBNAIL_HEIGHT)
     Image.fromarray(picture).save(folder / THUMBNAIL_FILE, quality=_THUMBNAIL_QUALITY)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from vcm.modalities.names import TUMOR
 from vcm.modalities.registry import MODALITIES, show_on_grid
 from vcm.recipe import recipe_key
 from vcm.render.slices import render_slice
@@ -45,7 +46,7 @@ class RunFacts:
 def describe_run(result: GenerationResult, palette: Palette) -> RunFacts:
     """Return the facts of a result that has just come in."""
     settings = result.recipe["request"]
-    measured = (result.adherence or {}).get("tumor", {}) if result.conditions else {}
+    measured = (result.adherence or {}).get(TUMOR, {}) if result.conditions else {}
     return RunFacts(
         key=recipe_key(result.recipe),
         finished_at=time.time(),

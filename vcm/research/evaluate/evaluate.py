@@ -24,6 +24,7 @@ from vcm.metrics import (
     head_mask,
     largest_diameter_mm,
     mean_ms_ssim,
+    measure_band_energy,
     psnr,
     ratio_of_means,
     slope,
@@ -34,6 +35,8 @@ from vcm.modalities.image_conditions import CONTRASTS
 from vcm.modalities.names import ANATOMY, FLAIR, T2, TUMOR
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
+from vcm.research.evaluate.contrast import is_right, measure_contrasts
+from vcm.research.evaluate.lesions import LesionScore, compare_by_size, score_lesions
 from vcm.research.evaluate.modalities import SECTION, list_combinations, measure_modalities
 from vcm.volume import Volume
 from vcm.weights.calibration import RESULTS_FILE
@@ -44,6 +47,7 @@ logger = logging.getLogger(__name__)
 CLEAR_LESION_MM = 12.0
 SIZE_EDGES_MM = (0.0, 12.0, 24.0, 36.0, np.inf)
 MARGIN_MM = 10.0
+_CLASSES_MM = (8.0, 12.0, 24.0, np.inf)
 _VOXEL_ML = simulate.SPACING_MM**3 / 1000
 
 Section = dict[str, Any]
@@ -124,20 +128,28 @@ def evaluate(
 
 def _measure_round_trip(pipeline: Pipeline, subjects: list[Subject]) -> Section:
     """The autoencoder alone: PSNR, and what the segmenter still finds."""
-    whole, head, originals, restored = [], [], [], []
+    whole, head, bands = [], [], []
+    originals: list[float] = []
+    restored: list[float] = []
+    lesions: tuple[list[LesionScore], list[LesionScore]] = ([], [])
     for subject in tqdm(subjects, desc="round trip", unit="subject"):
         image = subject.images["t1"]
         back = pipeline.reconstruct(image)
         whole.append(psnr(back, image))
         head.append(psnr(back, image, head_mask(image)))
-        originals.append(_whole_dice(pipeline, subject, image))
-        restored.append(_whole_dice(pipeline, subject, back))
+        bands.append(measure_band_energy(back) / measure_band_energy(image))
+        found = [_segment(pipeline, volume)[0] for volume in (image, back)]
+        for scores, labels, each in zip((originals, restored), found, lesions, strict=True):
+            scores.append(dice(subject.tumor > 0, labels > 0) or 0.0)
+            each.extend(score_lesions(subject.tumor, labels, _VOXEL_ML))
     return {
         "psnr_whole_db": summarize(whole),
         "psnr_head_db": summarize(head),
         "tumor_dice_originals": summarize(originals),
         "tumor_dice_round_trip": summarize(restored),
         "tumor_dice_kept": estimate(ratio_of_means, restored, originals),
+        "upper_band": summarize(bands),
+        "lesions_kept": compare_by_size(*lesions),
     }
 
 
@@ -171,6 +183,7 @@ def _measure_adherence(pipeline: Pipeline, subjects: list[Subject], plan: Evalua
                 "dice_with_anatomy": score_tumor(subject.tumor, found_guided)["whole"],
                 "ventricles": score_anatomy(subject.anatomy, found_anatomy, drawn)["ventricles"],
                 "ventricles_ceiling": score_anatomy(subject.anatomy, ceiling_anatomy, drawn)["ventricles"],
+                "contrasts": _compare_contrasts(subject, controlled),
                 "change_outside": float(change[outside].mean()),
                 "change_inside": float(change[drawn].mean()),
             }
@@ -185,6 +198,19 @@ def summarize_adherence(rows: list[dict[str, Any]]) -> Section:
     for low, high in pairwise(SIZE_EDGES_MM):
         name = f"{low:.0f} mm and more" if np.isinf(high) else f"{low:.0f} to {high:.0f} mm"
         by_size[name] = summarize([row["dice"]["whole"] for row in rows if low <= row["diameter_mm"] < high])
+    shares, right = {}, {}
+    for low, high in pairwise(_CLASSES_MM):
+        name = f"{low:.0f} mm and more" if np.isinf(high) else f"{low:.0f} to {high:.0f} mm"
+        some = [row for row in rows if low <= row["diameter_mm"] < high]
+        shares[name] = {
+            region: estimate(
+                ratio_of_means, *zip(*[(row["dice"][region], row["ceiling"][region]) for row in those], strict=True)
+            )
+            for region in ("whole", "core")
+            if (those := [row for row in some if row["ceiling"][region]])
+        }
+        contrasts = [pair for row in some for pair in row.get("contrasts", {}).values()]
+        right[name] = summarize([float(is_right(*pair)) for pair in contrasts])
     found = [row["dice"]["whole"] for row in clear]
     ceiling = [row["ceiling"]["whole"] for row in clear]
     drawn_ml = [row["drawn_ml"] for row in rows]
@@ -201,6 +227,8 @@ def summarize_adherence(rows: list[dict[str, Any]]) -> Section:
         "enhancing_ceiling": summarize([row["ceiling"]["enhancing"] for row in clear]),
         "whole_tumor_dice_with_anatomy": summarize([row["dice_with_anatomy"] for row in clear]),
         "by_size": by_size,
+        "share_of_ceiling_by_size": shares,
+        "contrasts_right_by_size": right,
         "volume": _fit(drawn_ml, found_ml),
         "ventricle_dice": summarize([row["ventricles"] for row in rows]),
         "ventricle_ceiling": summarize([row["ventricles_ceiling"] for row in rows]),
@@ -208,6 +236,14 @@ def summarize_adherence(rows: list[dict[str, Any]]) -> Section:
         "change_outside": summarize([row["change_outside"] for row in rows]),
         "change_inside": summarize([row["change_inside"] for row in rows]),
     }
+
+
+def _compare_contrasts(subject: Subject, controlled: NDArray) -> dict[str, list[float]]:
+    """Return, by label, the contrast to healthy tissue in a controlled volume and in the subject's own image."""
+    made, original = (
+        measure_contrasts(volume, subject.tumor, subject.anatomy) for volume in (controlled, subject.images["t1"])
+    )
+    return {str(label): [made[label], original[label]] for label in made}
 
 
 def _measure_uncontrolled(pipeline: Pipeline, plan: EvaluationPlan) -> Section:
@@ -317,13 +353,6 @@ def _segment(pipeline: Pipeline, volume: NDArray) -> tuple[NDArray[np.uint8], ND
 def _describe(pipeline: Pipeline, volume: NDArray) -> NDArray[np.float32]:
     assert pipeline.segmenter is not None
     return pipeline.segmenter.describe(volume)
-
-
-def _whole_dice(pipeline: Pipeline, subject: Subject, volume: NDArray) -> float:
-    found, _ = _segment(pipeline, volume)
-    score = dice(subject.tumor > 0, found > 0)
-    assert score is not None, "the subject has a tumor"
-    return score
 
 
 class _Lazy:

@@ -112,7 +112,7 @@ def die_at_call(owner: object, name: str, call: int) -> None:
 
 
 if __name__ == "__main__":
-    from vcm.cli import main as cli
+    from vcm.cli import main
     from vcm.sampler import sampling as sampler
 
     name, *arguments = sys.argv[1:]
@@ -133,4 +133,4 @@ if __name__ == "__main__":
             return predict(self, *given)
 
         sampler.Backbone.predict_epsilon = fail
-    cli.main(arguments)
+    main(arguments)

@@ -51,7 +51,7 @@ class VCM(ConditionReader):
         self.painter: Painter | None = None
         contrasts = [name for name in PAINTED if name in config.condition_channels]
         if contrasts and config.draft is not None and config.draft.painter is not None:
-            # It learns by itself (`vcm.train.painter`), from images: it has no need of the frozen encoder's gradients.
+          X
             self.painter = Painter(config.draft.painter, contrasts).requires_grad_(False)
         self.heads = Heads(
             config.unet["out_channels"],

@@ -51,7 +51,7 @@ class VCM(ConditionReader):
         self.painter: Painter | None = None
         contrasts = [name for name in PAINTED if name in config.condition_channels]
         if contrasts and config.draft is not None and config.draft.painter is not None:
-          X
+            # Its weights are read from a file, and learn no more.
             self.painter = Painter(config.draft.painter, contrasts).requires_grad_(False)
         self.heads = Heads(
             config.unet["out_channels"],

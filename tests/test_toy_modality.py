@@ -5,31 +5,33 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-import torch
 from coarse import GRID, CoarseCohorts, make_coarse_subjects
+from numpy.typing import NDArray
 from tiny import build_tiny_model
 
 from vcm.cli import main
 from vcm.data import simulate
-from vcm.modalities.base import SubjectView
-from vcm.modalities.labels import LabelModality, encode_one_hot
-from vcm.modalities.registry import list_trainable, register, unregister
+from vcm.modalities.base import Subject
+from vcm.modalities.labels import LabelModality
+from vcm.modalities.registry import get_modality, list_trainable, register, unregister
 from vcm.pipeline import Pipeline
 from vcm.request import GenerationRequest
+from vcm.research.evaluate.modalities import list_combinations
 from vcm.train.foreign import choose_adapter
 from vcm.train.loop import LoopConfig
 from vcm.train.vcm import VCMRecipe, train_vcm
 from vcm.ui.app import build_app
+from vcm.ui.palette import build_palette, label_modalities
 from vcm.volume import Volume
 from vcm.weights.checkpoint import LoadedModel, save_model
 
 
 @dataclass(frozen=True)
 class VesselModality(LabelModality):
-    """Where the vessels are; training takes the fluid around the brain for them."""
+    """Where the vessels are; the fluid around the brain stands for them."""
 
-    def degrade(self, view: SubjectView, random: torch.Generator) -> torch.Tensor:
-        return encode_one_hot((view.anatomy == simulate.CSF).astype(np.uint8), 1)
+    def find_labels(self, subject: Subject) -> NDArray[np.uint8]:
+        return (subject.anatomy == simulate.CSF).astype(np.uint8)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -85,6 +87,22 @@ def test_it_is_a_checkbox_and_an_upload_of_the_page_and_a_field_of_http(model):
     (endpoint,) = (each for name, each in app.get_api_info()["named_endpoints"].items() if name == "/generate")
     fields = [parameter["parameter_name"] for parameter in endpoint["parameters"]]
     assert fields.index("semantic") < fields.index("vessels") < fields.index("guidance_scale")
+
+
+def test_it_can_be_drawn_on_the_page_where_it_is_the_only_map(model):
+    alone = Pipeline(build_tiny_model(GRID, {"vessels": 1}))
+    palette = build_palette(alone, *label_modalities(alone))
+    assert [label.name for label in palette.labels] == ["Vessel"]
+    assert (palette.hint, palette.layered_brush) == ("", None)
+
+
+def test_an_evaluation_has_rows_for_it():
+    subject = simulate.simulate_subject(200_000, contrasts=())
+    combinations = list_combinations(("tumor", "vessels"))
+    assert combinations == [("tumor",), ("vessels",), ("tumor", "vessels")]
+    shown = get_modality("vessels").show(subject)
+    assert np.array_equal(shown.array, subject.anatomy == simulate.CSF)
+    assert np.array_equal(shown.affine, simulate.AFFINE)
 
 
 def test_a_vcm_learns_it(model, tmp_path, monkeypatch):

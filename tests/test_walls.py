@@ -167,6 +167,21 @@ def test_only_volume_imports_nibabel() -> None:
     assert importers_of("nibabel") == {"vcm.volume.volume"}
 
 
+NAMED_ELSEWHERE = {"data.cohort", "data.layouts", "data.simulate", "model.painter", "model.sketch", "weights.legacy"}
+"""Where a word such as "tumor" is a contrast, the name of a file or of an array, or the package may not import more."""
+
+
+def test_names_of_conditions_are_written_where_they_are_registered() -> None:
+    names = {"tumor", "anatomy", "partial", "lowres", "t2", "flair", "semantic"}
+    found = {
+        module.removeprefix("vcm.")
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in names and not module.startswith("vcm.modalities")
+    }
+    assert found <= NAMED_ELSEWHERE
+
+
 def test_only_surface_imports_plotly() -> None:
     assert importers_of("plotly") <= {"vcm.render.surface"}
 

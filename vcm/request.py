@@ -46,7 +46,7 @@ class GenerationRequest:
         ventricular_volume: 0 to 1 of the range that the model was trained on.
         brain_volume: 0 to 1 of the range that the model was trained on.
         compare: whether to generate the uncontrolled volume of the same noise as well.
-        fill: for the condition "partial", a mask on any grid of what is to be made up; without one it is the tumor
+        fill: for the condition `partial`, a mask on any grid of what is to be made up; without one it is the tumor
             and what lies within 6 mm of it.
         placement: what moved the scans to template space, as `vcm.registration.placement` does; written files go back
             by it.
@@ -135,7 +135,7 @@ class GenerationResult:
         adherence: how well the volume follows what was drawn; None where nothing can be measured.
         timings: seconds by stage.
         segmentation: what the model's own segmenter finds in the controlled volume, before that goes back to a scan's
-            units or into its hole: label volumes by modality name ("tumor", "anatomy"); None where the model has none.
+            units or into its hole: label volumes of tumor and anatomy, by modality name; None where the model has none.
         scans: the image conditions as they were given, by modality name, on their own grids and in their own units.
         fill: what was made up of the partial scan, uint8 on its own grid; None without one.
     """

@@ -19,10 +19,9 @@ from vcm.data.cohort import Cohort, write_json
 from vcm.data.layouts import IMAGES, LABELS, ROLES, DataProblemsError, Exam, Problem, find_exams
 from vcm.errors import VolumeError
 from vcm.modalities.image_conditions import measure_range, scale_intensities
-from vcm.modalities.labels import LabelModality
-from vcm.modalities.names import ANATOMY, ENHANCING, FLAIR, LOWRES, OLD_ENHANCING, PARTIAL, T2, TUMOR
-from vcm.modalities.registry import MODALITIES
-from vcm.modalities.scans import find_no_scan
+from vcm.modalities.names import ANATOMY, ENHANCING, FLAIR, OLD_ENHANCING, PARTIAL, T2, TUMOR
+from vcm.modalities.registry import MODALITIES, get_label_modality
+from vcm.modalities.scans import ScanModality, find_no_scan
 from vcm.model.config import CovariateConfig, Grid, ModelConfig
 from vcm.registration.register import Registration, place_in_template, template_brain
 from vcm.volume import Volume
@@ -35,7 +34,6 @@ PARTICIPANTS_FILE = "participants.tsv"
 NEUTRAL = 0.5
 """What a covariate is taken as where nothing is known of it."""
 
-_MADE_OF_T1 = (PARTIAL, LOWRES)  # conditions that training makes out of the T1
 _MOST_OUTSIDE = 0.01  # of the labelled voxels may lie off the T1's field of view
 _COLUMNS = {"age": 1, "age_years": 1, "ventricular_ml": 2, "brain_ml": 3}
 _SEXES = {"f": 0.0, "female": 0.0, "w": 0.0, "m": 1.0, "male": 1.0}
@@ -112,7 +110,8 @@ def choose_conditions(
     Raises:
         ValueError: the data show none of a condition that was asked for, or nothing that the model follows.
     """
-    shown = {role for exam in exams for role in exam.files} | set(_MADE_OF_T1)
+    made_of_t1 = {name for name, each in MODALITIES.items() if isinstance(each, ScanModality) and each.contrast == "t1"}
+    shown = {role for exam in exams for role in exam.files} | made_of_t1
     told = ", ".join(name for name in MODALITIES if name in shown)
     for name in wanted or ():
         if name not in shown:
@@ -122,7 +121,7 @@ def choose_conditions(
         raise ValueError(f"The data show nothing that this model follows; name with --condition what it shall: {told}.")
     problems = []
     for name in chosen:
-        have = len(exams) if name in _MADE_OF_T1 else sum(name in exam.files for exam in exams)
+        have = len(exams) if name in made_of_t1 else sum(name in exam.files for exam in exams)
         what = f"there is no {name}, which {have} of {len(exams)} visits have; add it, or take the visit out."
         lacking = [exam for exam in exams if name not in exam.files] if have < len(exams) else []
         problems += [Problem(exam.name if exam.folder == "." else exam.folder, what) for exam in lacking]
@@ -245,8 +244,7 @@ def _read_scan(path: Path) -> Volume:
 
 def _read_label_map(role: str, path: Path) -> tuple[Volume, tuple[int, ...]]:
     """Return a label map with the labels of the project, as a user's would be read, and the labels that it stores."""
-    modality = MODALITIES[role]
-    assert isinstance(modality, LabelModality), "the role of a map"
+    modality = get_label_modality(role)
     volume = Volume.load(path, labels=True)
     stored = np.flatnonzero(np.bincount(volume.array.ravel())[1:]) + 1
     labels, _ = modality.read_labels(volume.array, modality.channels or 0)

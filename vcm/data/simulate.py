@@ -99,6 +99,15 @@ class Subject:
     anatomy_before: np.ndarray
     covariates: Covariates
 
+    @property
+    def affine(self) -> np.ndarray:
+        """(4, 4), voxel to RAS+ mm; the same of all subjects."""
+        return AFFINE
+
+    def image(self, contrast: str) -> np.ndarray:
+        """Return the image of a contrast."""
+        return self.images[contrast]
+
 
 @dataclass(frozen=True)
 class _Template:

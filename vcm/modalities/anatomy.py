@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vcm.modalities.base import PreparedCondition, SubjectView
+from vcm.modalities.base import PreparedCondition, Subject, SubjectView
 from vcm.modalities.labels import LabelModality, encode_one_hot
 from vcm.modalities.names import ANATOMY, TUMOR
 from vcm.volume import Volume
@@ -33,6 +34,10 @@ class AnatomyModality(LabelModality):
         notes = (*prepared.notes, "The anatomy inside the tumor was left out: the tumor map says what is there.")
         tensor = encode_one_hot(labels, len(prepared.tensor))
         return PreparedCondition(self.name, Volume(labels, prepared.volume.affine, notes), tensor, notes)
+
+    def find_labels(self, subject: Subject) -> NDArray[np.uint8]:
+        """Return the subject's own anatomy."""
+        return subject.anatomy
 
     def degrade(self, view: SubjectView, random: torch.Generator) -> Tensor:
         """Return the anatomy with or before the tumor: people draw on healthy anatomy, scans show what it moved."""

@@ -60,16 +60,31 @@ class Given:
     tumor: NDArray[np.uint8] | None = None
 
 
-class SubjectView(Protocol):
-    """A window of a training subject, as `degrade` reads it: labels, images by contrast, and where its voxels lie."""
+class Subject(Protocol):
+    """A subject of whom everything is known, as `Modality.show` reads it: labels, and images by contrast."""
+
+    @property
+    def affine(self) -> NDArray:
+        """(4, 4), of the grid of all volumes, voxel to RAS+ mm."""
+
+    @property
+    def tumor(self) -> NDArray[np.uint8]:
+        """Tumor labels, (X, Y, Z)."""
+
+    @property
+    def anatomy(self) -> NDArray[np.uint8]:
+        """Anatomy labels, (X, Y, Z), 0 inside the tumor."""
+
+    def image(self, contrast: str) -> NDArray[np.float32]:
+        """Return the image of a contrast, (X, Y, Z) in [0, 1]."""
+
+
+class SubjectView(Subject, Protocol):
+    """A window of a training subject, as `Modality.degrade` reads it: labels and images are what lies inside."""
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the subject's whole volumes, (X, Y, Z)."""
-
-    @property
-    def affine(self) -> NDArray:
-        """(4, 4), voxel to RAS+ mm."""
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -80,19 +95,8 @@ class SubjectView(Protocol):
         """What of the whole volumes is seen."""
 
     @property
-    def tumor(self) -> NDArray[np.uint8]:
-        """Tumor labels inside the window."""
-
-    @property
-    def anatomy(self) -> NDArray[np.uint8]:
-        """Anatomy labels inside the window."""
-
-    @property
     def anatomy_before(self) -> NDArray[np.uint8]:
         """Anatomy labels before the tumor grew."""
-
-    def image(self, contrast: str) -> NDArray[np.float32]:
-        """Return an image inside the window, float32 in [0, 1]."""
 
     def coordinates(self) -> list[NDArray[np.float32]]:
         """Return where the window's voxels lie, from -1 to 1 over the whole volume: three arrays that broadcast."""
@@ -158,6 +162,10 @@ class Modality:
     def reconcile(self, prepared: PreparedCondition, others: Mapping[str, PreparedCondition]) -> PreparedCondition:
         """Return the condition as it is beside the others of a run; most stand by themselves."""
         return prepared
+
+    def show(self, subject: Subject) -> Volume | None:
+        """Return what a user who has the best data of a subject gives, on any grid; None where no subject shows it."""
+        return None
 
     def degrade(self, view: SubjectView, random: torch.Generator) -> Tensor:
         """Return the condition of a training subject as a user's volume would become, (C, x, y, z) float32."""

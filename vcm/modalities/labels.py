@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vcm.errors import VolumeError
-from vcm.modalities.base import Given, Modality, PreparedCondition
+from vcm.modalities.base import Given, Modality, PreparedCondition, Subject, SubjectView
 from vcm.modalities.scans import MOST_LABELS
 from vcm.volume import Volume
 from vcm.volume.resample import fraction_outside
 from vcm.volume.volume import as_labels, list_values
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from vcm.model.config import Grid
@@ -25,10 +26,19 @@ _WORTH_SAYING = 0.001  # a lost share below this is the rounding of a border
 
 @dataclass(frozen=True)
 class LabelModality(Modality):
-    """A map of labels, each of which becomes a channel of 0 and 1."""
+    """A map of labels, each of which becomes a channel of 0 and 1.
+
+    Attributes:
+        asks_when_empty: what a map without any label means, as a clause.
+        drawing_hint: one sentence on what the labels mean to who draws them, where their names do not say it.
+        layered_brush: name and, from the outside in, label and share of the radius of a brush that draws all labels at
+            once; None where they do not lie one inside the other.
+    """
 
     kind: ClassVar[Literal["labels", "image"]] = "labels"
     asks_when_empty: str = "it asks for nothing"
+    drawing_hint: str = ""
+    layered_brush: tuple[str, tuple[tuple[int, float], ...]] | None = None
 
     def prepare(self, volume: Volume, grid: Grid, given: Given) -> PreparedCondition:
         """See `Modality.prepare`. An empty map is a condition like any other."""
@@ -40,6 +50,22 @@ class LabelModality(Modality):
         placed = own.to_grid(grid.shape, grid.affine, labels=True)
         notes = placed.notes + self._say_what_is_lost(own, placed) + self.say_what_is_outside(placed, given)
         return PreparedCondition(self.name, replace(placed, notes=notes), encode_one_hot(placed.array, count), notes)
+
+    def find_labels(self, subject: Subject) -> NDArray[np.uint8] | None:
+        """Return the map of a subject, (X, Y, Z); None where no subject shows it."""
+        return None
+
+    def show(self, subject: Subject) -> Volume | None:
+        """See `Modality.show`."""
+        labels = self.find_labels(subject)
+        return None if labels is None else Volume(labels, subject.affine)
+
+    def degrade(self, view: SubjectView, random: torch.Generator) -> Tensor:
+        """See `Modality.degrade`: the map itself, from which nothing is taken."""
+        labels = self.find_labels(view)
+        if labels is None:
+            raise NotImplementedError(f"The condition {self.name!r} is shown by no subject.")
+        return encode_one_hot(labels, self.channels or 0)
 
     def read_labels(self, array: NDArray, count: int) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
         """Return a map of labels 0 to `count`, and what had to be said about it.

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vcm.errors import VolumeError
-from vcm.modalities.base import Reconstruct, SubjectView
+from vcm.modalities.base import Reconstruct, Subject, SubjectView
 from vcm.modalities.image_conditions import encode_image
 from vcm.modalities.names import LOWRES
 from vcm.modalities.scans import Scan, ScanModality
@@ -35,6 +35,9 @@ TRAINED_SLICES_MM = (4.0, 8.0)
 SLICE_FACTORS = (2, 3, 4)
 """Voxels of 2 mm in a thick slice of a training subject: 4, 6 and 8 mm."""
 
+SHOWN_FACTOR = 3
+"""Voxels of 2 mm in a thick slice of `show`: 6 mm."""
+
 _AS_THIN = 1.3  # voxels longer than this times the slice spacing, in the plane of the slices, are thick themselves
 _DIRECTIONS = ("left to right", "back to front", "foot to head")
 
@@ -50,6 +53,10 @@ class ThickSlicesModality(ScanModality):
     def check(self, own: Volume, grid: Grid) -> tuple[str, ...]:
         """See `ScanModality.check`: slices are thick from foot to head, and hardly tilted."""
         return _judge_slices(own) + _judge_tilt(own, grid)
+
+    def show(self, subject: Subject) -> Volume:
+        """Return the subject's T1 as thick slices, each the mean of `SHOWN_FACTOR` voxels along Z."""
+        return average_slices(Volume(subject.image(self.contrast), subject.affine), SHOWN_FACTOR)
 
     def degrade(self, view: SubjectView, random: torch.Generator) -> Tensor:
         """Return the subject's T1 as linear interpolation of thick slices shows it."""
@@ -72,8 +79,21 @@ class ThickSlicesModality(ScanModality):
 
 
 MODALITY = ThickSlicesModality(
-    name=LOWRES, title="Thick slices", help="A T1-weighted scan of thick axial slices.", channels=1
+    name=LOWRES,
+    title="Thick slices",
+    help="A T1-weighted scan of thick axial slices; the result is in its units.",
+    channels=1,
 )
+
+
+def average_slices(scan: Volume, factor: int) -> Volume:
+    """Return thick slices (X, Y, Z // factor), each the mean of `factor` slices of a scan (X, Y, Z), float32."""
+    count = scan.array.shape[2] // factor
+    means = scan.array[:, :, : count * factor].reshape(*scan.array.shape[:2], count, factor).mean(3)
+    affine = scan.affine.copy()
+    affine[:3, 3] += affine[:3, 2] * (factor - 1) / 2
+    affine[:3, 2] *= factor
+    return Volume(means.astype(np.float32), affine)
 
 
 def _judge_slices(scan: Volume) -> tuple[str, ...]:

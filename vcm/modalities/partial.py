@@ -62,7 +62,8 @@ class PartialModality(ScanModality):
 MODALITY = PartialModality(
     name=PARTIAL,
     title="Partial scan",
-    help="A scan, a region of which is made up: that of a mask, or the tumor and its surroundings.",
+    help="A scan, a region of which is made up: that of a mask, or the tumor and its surroundings. Elsewhere it comes "
+    "back untouched, on its own grid.",
     channels=2,
 )
 

@@ -15,6 +15,7 @@ from vcm.modalities import anatomy, contrasts, lowres, partial, semantic
 from vcm.modalities import tumor as tumors
 from vcm.modalities.base import Given, Modality, PreparedCondition
 from vcm.modalities.image_conditions import scale_intensities
+from vcm.modalities.labels import LabelModality
 from vcm.modalities.names import TUMOR
 from vcm.modalities.scans import ScanModality
 from vcm.volume import Volume
@@ -75,6 +76,18 @@ def get_scan_modality(name: str) -> ScanModality:
     modality = get_modality(name)
     if not isinstance(modality, ScanModality):
         raise ValueError(f"The condition {name!r} is no scan.")
+    return modality
+
+
+def get_label_modality(name: str) -> LabelModality:
+    """Return the modality of that name, which is one of labels.
+
+    Raises:
+        ValueError: there is none, or it is one of scans.
+    """
+    modality = get_modality(name)
+    if not isinstance(modality, LabelModality):
+        raise ValueError(f"The condition {name!r} is no label map.")
     return modality
 
 

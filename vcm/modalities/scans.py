@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vcm.errors import VolumeError
-from vcm.modalities.base import Given, Modality, PreparedCondition, SubjectView
+from vcm.modalities.base import Given, Modality, PreparedCondition, Subject, SubjectView
 from vcm.modalities.image_conditions import encode_image, measure_range, scale_intensities
 from vcm.volume import Volume
 from vcm.volume.resample import fraction_outside
@@ -90,6 +90,10 @@ class ScanModality(Modality):
             VolumeError: the model cannot read such a scan.
         """
         return ()
+
+    def show(self, subject: Subject) -> Volume:
+        """Return the subject's image of this contrast."""
+        return Volume(subject.image(self.contrast), subject.affine)
 
     def degrade(self, view: SubjectView, random: torch.Generator) -> Tensor:
         """Return the subject's image, shifted and scaled as a user's scan would be."""

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vcm.modalities.base import Given, SubjectView
-from vcm.modalities.labels import LabelModality, encode_one_hot, measure_ml
-from vcm.modalities.names import ENHANCING, OLD_ENHANCING, TUMOR
+from vcm.modalities.base import Given, Subject
+from vcm.modalities.labels import LabelModality, measure_ml
+from vcm.modalities.names import EDEMA, ENHANCING, NECROTIC_CORE, OLD_ENHANCING, TUMOR
 from vcm.volume import Volume
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 _ONE_PART = (
     "It holds label 1 alone, which is necrotic core: a mask of a whole tumor has to be divided into its parts, "
@@ -55,19 +50,23 @@ class TumorModality(LabelModality):
             return ()
         return (f"{share:.1%} of the tumor ({measure_ml(stray, placed):.1f} ml) lies outside the brain.",)
 
-    def degrade(self, view: SubjectView, random: torch.Generator) -> Tensor:
+    def find_labels(self, subject: Subject) -> NDArray[np.uint8]:
         """Return the subject's own tumor."""
-        return encode_one_hot(view.tumor, self.channels or 0)
+        return subject.tumor
 
 
 MODALITY = TumorModality(
     name=TUMOR,
     title="Tumor",
-    help="A label map: 1 necrotic core, 2 edema, 3 enhancing tumor.",
+    help="A label map: 1 necrotic core, 2 edema, 3 enhancing tumor; an empty one asks for no tumor.",
     channels=3,
     label_names=("necrotic core", "edema", "enhancing tumor"),
     # Read over gray slices: saturated, far from gray, and apart in lightness as well as in hue, so that they stay apart
     # for color-blind eyes.
     colors=("#ef476f", "#ffd166", "#4cc9f0"),
     asks_when_empty="it asks for a brain without a tumor",
+    drawing_hint="The core is dead tissue, the enhancing rim around it lights up with contrast, edema is the swelling "
+    "outside; whole tumor draws all three.",
+    # What a first stroke should be, as a model follows a whole lesion best.
+    layered_brush=("Whole tumor", ((EDEMA, 1.0), (ENHANCING, 0.8), (NECROTIC_CORE, 0.5))),
 )

@@ -6,17 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 
-from vcm.modalities.names import EDEMA, ENHANCING, NECROTIC_CORE, TUMOR
-from vcm.modalities.registry import MODALITIES
+from vcm.modalities.registry import MODALITIES, get_label_modality
 from vcm.pipeline import Pipeline
 from vcm.ui.canvas.slice_canvas import Label
-
-# From the outside in, with shares of the radius: what a first stroke should be, as a model follows a whole lesion best.
-_TUMOR_BRUSH = ("Whole tumor", ((EDEMA, 1.0), (ENHANCING, 0.8), (NECROTIC_CORE, 0.5)))
-_TUMOR_HINT = (
-    "The core is dead tissue, the enhancing rim around it lights up with contrast, edema is the swelling outside; "
-    "whole tumor draws all three."
-)
 
 
 @dataclass(frozen=True)
@@ -30,12 +22,12 @@ class Palette:
     @property
     def layered_brush(self) -> tuple[str, tuple[tuple[int, float], ...]] | None:
         """The brush of the canvas that draws all labels at once, where they lie one inside the other."""
-        return _TUMOR_BRUSH if self.modality == TUMOR else None
+        return get_label_modality(self.modality).layered_brush
 
     @property
     def hint(self) -> str:
         """One sentence on what the labels mean, where their names do not say it."""
-        return _TUMOR_HINT if self.modality == TUMOR else ""
+        return get_label_modality(self.modality).drawing_hint
 
     @property
     def labels(self) -> list[Label]:
@@ -47,9 +39,8 @@ class Palette:
 
 
 def label_modalities(pipeline: Pipeline) -> list[str]:
-    """Return the modalities of the model that are label maps, the one to draw first: the tumor where there is one."""
-    labels = [name for name in pipeline.modalities if MODALITIES[name].kind == "labels"]
-    return sorted(labels, key=lambda name: name != TUMOR)
+    """Return the modalities of the model that are label maps, in the registry's order: the first is drawn."""
+    return [name for name, each in MODALITIES.items() if name in pipeline.modalities and each.kind == "labels"]
 
 
 def build_palette(pipeline: Pipeline, modality: str) -> Palette:

@@ -16,8 +16,9 @@ from vcm.job import Outcome
 from vcm.metrics import head_mask, psnr, ssim, summarize
 from vcm.modalities.adherence import score_anatomy, score_tumor
 from vcm.modalities.image_conditions import CONTRASTS, HOLE_MARGIN_MM, grow, restore_intensities
-from vcm.modalities.lowres import SLICE_FACTORS
-from vcm.modalities.names import ANATOMY, LOWRES, PARTIAL, SEMANTIC, TUMOR
+from vcm.modalities.lowres import SHOWN_FACTOR, SLICE_FACTORS, average_slices
+from vcm.modalities.names import LOWRES, PARTIAL, TUMOR
+from vcm.modalities.registry import MODALITIES
 from vcm.volume import Volume
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from vcm.request import GenerationRequest
 
 SECTION = "modalities"
-SLICE_FACTOR = 3
-"""Model voxels in a thick slice beside other conditions: 6 mm. Alone, it has each that a VCM learned from."""
-
 INTERPOLATIONS = {"nearest": 0, "linear": 1, "cubic": 3}
 YARDSTICKS = {
     "lowres, 4 mm": "slices of 4 mm, cubic interpolation",
@@ -45,8 +43,11 @@ Translate = Callable[[Mapping[str, NDArray[np.float32]]], NDArray[np.float32]]
 
 
 def list_combinations(modalities: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return which conditions are given together: each alone, each with the tumor, both contrasts, and all."""
-    known = [name for name in modalities if name != SEMANTIC]
+    """Return which conditions are given together: each alone, each with the tumor, both contrasts, and all.
+
+    Conditions that no training subject shows are left out.
+    """
+    known = [name for name in modalities if MODALITIES[name].can_be_trained]
     alone = [(name,) for name in known]
     pairs = [(TUMOR, name) for name in known if name != TUMOR] if TUMOR in known else []
     scans = [CONTRASTS] if len(known) > len(CONTRASTS) and set(CONTRASTS) <= set(known) else []
@@ -70,12 +71,12 @@ def measure_modalities(
     Args:
         subjects: with tumors, and with the contrasts t1, t2 and flair.
         build: from a subject, conditions and a region to a request.
-        combinations: as `list_combinations` gives them.
+        combinations: as `list_combinations` gives them; one with a condition that no subject shows has no row.
         regressors: what translation is compared with, by the contrasts that it sees.
 
     Returns:
         "rows": by the row's name, by the figure's name, an estimate. "gains": by the row's name, by how many dB its
-        PSNR is above that of its yardstick (`YARDSTICKS`). "slice_mm": how thick the slices were.
+        PSNR is above that of its yardstick (`YARDSTICKS`). "slice_mm": how thick slices were beside others.
     """
     figures: dict[str, dict[str, list[float | None]]] = {}
     for subject in tqdm(subjects, desc="modalities", unit="subject"):
@@ -95,7 +96,7 @@ def measure_modalities(
         for row, yardstick in YARDSTICKS.items()
         if row in psnrs and yardstick in psnrs
     }
-    return {"slice_mm": SLICE_FACTOR * simulate.SPACING_MM, "rows": rows, "gains": gains}
+    return {"slice_mm": SHOWN_FACTOR * simulate.SPACING_MM, "rows": rows, "gains": gains}
 
 
 def tabulate(section: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -121,12 +122,7 @@ def interpolate_slices(slices: NDArray[np.float32], factor: int, depth: int, ord
 
 def thicken(truth: NDArray[np.float32], factor: int) -> Volume:
     """Return axial slices that are means of `factor` slices of an image on the cohort's grid."""
-    count = truth.shape[2] // factor
-    means = truth[:, :, : count * factor].reshape(*truth.shape[:2], count, factor).mean(3)
-    affine = simulate.AFFINE.copy()
-    affine[:3, 3] += affine[:3, 2] * (factor - 1) / 2
-    affine[:3, 2] *= factor
-    return Volume(means.astype(np.float32), affine)
+    return average_slices(Volume(truth, simulate.AFFINE), factor)
 
 
 def _make_rows(
@@ -141,7 +137,7 @@ def _make_rows(
     """Yield the name and the volume, in the units of the true image, of each row of one subject."""
     yield "the subject's own T1 (ceiling of Dice)", truth
     yield "autoencoder's round trip (ceiling)", pipeline.reconstruct(truth)
-    slices, affine = {factor: thicken(truth, factor) for factor in SLICE_FACTORS}, simulate.AFFINE
+    slices = {factor: thicken(truth, factor) for factor in SLICE_FACTORS}
     modalities = {name for combination in combinations for name in combination}
     for factor in SLICE_FACTORS if LOWRES in modalities else ():
         for name, order in INTERPOLATIONS.items():
@@ -150,15 +146,12 @@ def _make_rows(
     for names, translate in regressors.items():
         yield f"{' + '.join(names)}, U-Net regressor", translate(subject.images)
     yield "no condition (floor)", pipeline(build(subject, {}, None)).controlled.array
-    given = {
-        TUMOR: Volume(subject.tumor, affine),
-        ANATOMY: Volume(subject.anatomy, affine),
-        PARTIAL: Volume(truth, affine),
-        LOWRES: slices[SLICE_FACTOR],
-        **{name: Volume(subject.images[name], affine) for name in CONTRASTS},
-    }
-    fill = Volume(hole.astype(np.uint8), affine)
+    shown = {name: MODALITIES[name].show(subject) for name in modalities}
+    given = {name: volume for name, volume in shown.items() if volume is not None}
+    fill = Volume(hole.astype(np.uint8), simulate.AFFINE)
     for names in combinations:
+        if not given.keys() >= set(names):
+            continue
         if names == (LOWRES,):
             for factor in SLICE_FACTORS:
                 request = build(subject, {LOWRES: slices[factor]}, None)

@@ -82,7 +82,7 @@ def draw_samples(
     with that tumor as its condition; and how far the two differ.
 
     Args:
-        pipeline: a model on the simulated cohort's grid that takes "tumor".
+        pipeline: a model on the simulated cohort's grid that takes the tumor.
         path: of the PNG file.
         count: how many subjects, four in a row.
 

@@ -69,12 +69,14 @@ def read_log(folder: Path) -> list[dict]:
 # The loop
 
 
-def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(tmp_path):
+@pytest.mark.parametrize("kernel_rate", [None, 2e-2])
+def test_a_killed_run_resumes_to_the_same_weights_bit_for_bit(tmp_path, kernel_rate):
+    config = replace(LOOP, kernel_rate=kernel_rate)
     whole_network, resumed_network = build_network(), build_network()
-    whole = run_loop(whole_network, loss_function, LOOP, tmp_path / "whole")
+    whole = run_loop(whole_network, loss_function, config, tmp_path / "whole")
     with pytest.raises(KilledError):
-        run_loop(build_network(), killed_at(5), LOOP, tmp_path / "killed")
-    resumed = run_loop(resumed_network, loss_function, LOOP, tmp_path / "killed", resume=True)
+        run_loop(build_network(), killed_at(5), config, tmp_path / "killed")
+    resumed = run_loop(resumed_network, loss_function, config, tmp_path / "killed", resume=True)
     assert_same_weights(resumed, whole)
     assert_same_weights(resumed_network, whole_network)
     assert not torch.equal(whole[0].weight, build_network()[0].weight)
@@ -118,8 +120,9 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tmp_path):
     assert all(bool(parameter.isfinite().all()) for parameter in network.parameters())
 
 
-def test_the_loop_learns_and_returns_a_frozen_average_in_evaluation_mode(tmp_path):
-    config = replace(LOOP, steps=150, save_every=150, validate_every=150, log_every=10)
+@pytest.mark.parametrize("kernel_rate", [None, 2e-2])
+def test_the_loop_learns_and_returns_a_frozen_average_in_evaluation_mode(tmp_path, kernel_rate):
+    config = replace(LOOP, kernel_rate=kernel_rate, steps=150, save_every=150, validate_every=150, log_every=10)
     averaged = run_loop(build_network(), loss_function, config, tmp_path)
     losses = [entry["loss"] for entry in read_log(tmp_path)]
     assert losses[-1] < 0.3 * losses[0]

@@ -26,7 +26,10 @@ FIRST_SEED = 10_000
 SMALLEST_BRAIN_SHARE = 0.05
 
 
-DIFFUSION_LOOP = LoopConfig(steps=4500, learning_rate=8e-4, save_every=250, validate_every=500, ema_decay=0.999)
+DIFFUSION_LOOP = LoopConfig(
+    steps=3000, learning_rate=8e-4, save_every=50, validate_every=500, ema_decay=0.998, kernel_rate=2e-3
+)
+"""Muon: after 480 s of one core the validation loss is 0.726, with AdamW alone 0.745, where Muon was after 330 s."""
 
 
 @dataclass(frozen=True)

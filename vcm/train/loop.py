@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from vcm.data.cohort import write_json
 from vcm.runtime.precision import autocast
 from vcm.runtime.tuning import tune
+from vcm.train.optimizer import build_optimizers
 from vcm.train.team import find_team
 from vcm.whole_files import write_whole
 
@@ -45,7 +46,8 @@ class LoopConfig:
     """How long and how fast to learn; the schedule is a linear warm-up and a cosine down to a twentieth.
 
     With `patience` the training ends once the "loss" of so many validations in a row was no lower than one before them,
-    and the averages of that one are what comes out; without (0) it never ends early.
+    and the averages of that one are what comes out; without (0) it never ends early. With a `kernel_rate` the kernels
+    of convolutions and linear layers are trained by Muon at that rate, and the rest by AdamW at `learning_rate`.
     """
 
     steps: int
@@ -59,6 +61,7 @@ class LoopConfig:
     log_every: int = 20
     seed: int = 0
     patience: int = 0
+    kernel_rate: float | None = None
 
 
 def run_loop(
@@ -94,9 +97,8 @@ def run_loop(
     tune(network)
     averaged = copy.deepcopy(network).requires_grad_(False)
     parameters = [p for p in network.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
-    )
+    optimizers = build_optimizers(network, config.learning_rate, config.kernel_rate, config.weight_decay)
+    rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
     first = 0
     if state_path.exists():
         if not resume:
@@ -104,7 +106,8 @@ def run_loop(
         state = torch.load(state_path, map_location=device, weights_only=True)
         network.load_state_dict(state["network"])
         averaged.load_state_dict(state["averaged"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
         first = state["step"]
         logger.info("resuming at step %d of %d", first, config.steps)
     team.wait()  # all have looked for a state before there is one
@@ -120,20 +123,22 @@ def run_loop(
         if best is not None and step - best["step"] >= config.patience * config.validate_every:
             logger.info("no lower loss since step %d: the training ends", best["step"])
             break
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * _schedule(step, config)
+        groups = (group for optimizer in optimizers for group in optimizer.param_groups)
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate * _schedule(step, config)
         random = torch.Generator().manual_seed(config.seed * 10_000_019 + step + team.index * _TEAM_STRIDE)
         with autocast(device):
             loss, figures = loss_function(network, step, random)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} at step {step}; the last saved state is unharmed")
-        optimizer.zero_grad(set_to_none=True)
+        network.zero_grad(set_to_none=True)
         loss.backward()
         team.average_gradients(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
         if not torch.isfinite(norm):
             raise FloatingPointError(f"the gradient is {norm.item()} at step {step}; the last saved state is unharmed")
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         _update_average(averaged, network, min(config.ema_decay, (1 + step) / (10 + step)))
 
         figures = {"loss": loss.item(), "gradient_norm": norm.item(), **figures}
@@ -160,7 +165,7 @@ def run_loop(
                         torch.save(best, file)
         # After the validation: else a run that is killed during it would never do it again.
         if team.is_first and (done % config.save_every == 0 or done == config.steps):
-            _save_state(state_path, network, averaged, optimizer, done)
+            _save_state(state_path, network, averaged, optimizers, done)
     if log is not None:
         log.close()
     team.wait()
@@ -198,11 +203,13 @@ def _update_average(averaged: nn.Module, network: nn.Module, decay: float) -> No
         target.copy_(source)
 
 
-def _save_state(path: Path, network: nn.Module, averaged: nn.Module, optimizer: Any, step: int) -> None:
+def _save_state(
+    path: Path, network: nn.Module, averaged: nn.Module, optimizers: Sequence[torch.optim.Optimizer], step: int
+) -> None:
     state = {
         "network": network.state_dict(),
         "averaged": averaged.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "step": step,
     }
     with write_whole(path) as file:

@@ -48,7 +48,7 @@ DIFFUSION: dict[str, Any] = {
     "position_map": [POSITION_CHANNELS, *LATENT_GRID],
     "out_channels": LATENT_CHANNELS,
     "channels": [32, 72, 88],
-    "num_res_blocks": [3, 2, 2],
+    "num_res_blocks": [2, 2, 2],
     "attention_levels": [False, False, True],
     "norm_num_groups": 8,
     "num_head_channels": [0, 0, 44],

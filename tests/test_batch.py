@@ -344,7 +344,7 @@ def undisturbed(masks, tiny_folder, tmp_path_factory) -> dict[str, bytes]:
     return content(out)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("moment", ["dead worker", "killed while saving", "killed before the folder appears"])
 def test_a_batch_that_is_killed_is_finished_by_the_same_command(masks, tiny_folder, tmp_path, undisturbed, moment):
     out = tmp_path / "a"
@@ -361,7 +361,7 @@ def test_a_batch_that_is_killed_is_finished_by_the_same_command(masks, tiny_fold
     assert content(out) == undisturbed
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_at_once_make_all_and_only_the_cases(masks, tiny_folder, tmp_path, undisturbed):
     out = tmp_path / "a"
     variables = [{"RANK": str(rank), "WORLD_SIZE": "2"} for rank in range(2)]
@@ -370,7 +370,7 @@ def test_two_processes_at_once_make_all_and_only_the_cases(masks, tiny_folder, t
     assert content(out) == undisturbed
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_launcher_does_not_stop_the_others_for_a_broken_mask(masks, tiny_folder, tmp_path):
     """The first process is done at once, with a failure; the second has a thousand steps to go."""
     masks = shutil.copytree(masks, tmp_path / "masks")

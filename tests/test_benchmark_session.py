@@ -4,13 +4,11 @@ import subprocess
 import sys
 
 import numpy as np
-import pytest
 
 from vcm.research.benchmark.session import STAGES, measure_session
 from vcm.runtime.clock import peak_memory_mib
 
 
-@pytest.mark.slow
 def test_a_session_is_measured_in_processes_of_its_own(tiny_folder):
     block = np.ones(2**27)  # a gibibyte that is the parent's alone
     session = measure_session(str(tiny_folder), device="cpu", steps=2, sessions=1)

@@ -89,7 +89,6 @@ def test_a_mask_without_a_tumor_on_the_grid_is_refused_before_anything_is_genera
         follow_case(pipeline, Volume(np.zeros_like(mask.array), mask.affine))
 
 
-@pytest.mark.slow
 def test_a_mask_goes_where_its_scan_goes():
     subject = simulate.simulate_subject(200_005, ("t1",))
     scan, mask = (Volume(array, MOVED @ simulate.AFFINE) for array in (subject.images["t1"], subject.tumor))

@@ -343,7 +343,7 @@ def test_evaluate_refuses_training_seeds(run, tiny_folder, tmp_path):
     assert "from 200000 on" in err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_benchmark_prints_counts_first_and_its_report_can_be_made(run, tiny_folder, tmp_path):
     out, assets, readme = tmp_path / "out", tmp_path / "assets", tmp_path / "README.md"
     code, told, _ = run(

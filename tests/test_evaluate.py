@@ -68,7 +68,6 @@ def all_estimates(part: Any) -> list[dict]:
     return [found for value in part.values() for found in all_estimates(value)] if isinstance(part, dict) else []
 
 
-@pytest.mark.slow
 def test_an_evaluation_is_written_as_it_is_returned(measured, pipeline):
     out, results = measured
     assert json.loads((out / RESULTS_FILE).read_text()) == results
@@ -82,7 +81,6 @@ def test_an_evaluation_is_written_as_it_is_returned(measured, pipeline):
         assert estimate.keys() == {"value", "interval", "count"}
 
 
-@pytest.mark.slow
 def test_the_subjects_are_the_first_test_subjects_that_have_a_tumor(measured):
     _, results = measured
     rows = results["sections"]["adherence"]["subjects"]
@@ -96,7 +94,6 @@ def test_the_subjects_are_the_first_test_subjects_that_have_a_tumor(measured):
     assert sum(size["count"] for size in adherence["by_size"].values()) == 2
 
 
-@pytest.mark.slow
 def test_what_is_asked_of_the_prior_is_what_the_subjects_covariates_stand_for(measured, pipeline):
     _, results = measured
     asked = results["sections"]["priors"]["asked"]["brain_ml"]
@@ -106,7 +103,6 @@ def test_what_is_asked_of_the_prior_is_what_the_subjects_covariates_stand_for(me
     assert asked[0] == pytest.approx(low + first.covariates.brain_volume * (high - low))
 
 
-@pytest.mark.slow
 def test_the_model_card_is_rendered_from_a_real_evaluation(measured, folder):
     card = write_model_card(folder, measured[1]).read_text()
     psnr = measured[1]["sections"]["autoencoder"]["psnr_whole_db"]["value"]
@@ -117,7 +113,6 @@ def test_the_model_card_is_rendered_from_a_real_evaluation(measured, folder):
     assert "vcm evaluate --model tiny --out evaluation --subjects 2 --uncontrolled 4 --modality-subjects 1" in card
 
 
-@pytest.mark.slow
 def test_sections_of_the_same_model_are_kept_and_of_any_other_are_measured_again(
     measured, pipeline, model, monkeypatch, tmp_path
 ):
@@ -153,7 +148,6 @@ def test_sections_of_the_same_model_are_kept_and_of_any_other_are_measured_again
         resume(pipeline, resume=False)
 
 
-@pytest.mark.slow
 def test_an_interrupted_evaluation_measures_only_what_is_missing(measured, pipeline, tmp_path, monkeypatch):
     _, results = measured
     kept = {"autoencoder": {"mark": 1}, "adherence": {"mark": 2}}

@@ -61,7 +61,6 @@ def test_thick_slices_are_interpolated_to_where_they_lie():
     np.testing.assert_array_equal(nearest[:, :, :78], np.repeat(slices.array, 3, axis=2))
 
 
-@pytest.mark.slow
 def test_every_row_is_measured_and_the_truth_is_the_best_of_them():
     pipeline = Pipeline(build_tiny_model(Grid(simulate.SHAPE, simulate.AFFINE), ALL_CHANNELS))
     segmenter = Segmenter(SegmenterConfig(init_filters=8, blocks_down=(1,), blocks_up=()))
@@ -115,7 +114,6 @@ def test_every_row_is_measured_and_the_truth_is_the_best_of_them():
     assert len({len(cells) for cells in table}) == 1
 
 
-@pytest.mark.slow
 def test_a_regressor_learns_one_contrast_from_another(tmp_path):
     translate = train_regressor(("t2",), subjects=2, steps=80, cache=tmp_path)
     subject = simulate.simulate_subject(200_000, ("t1", "t2"))

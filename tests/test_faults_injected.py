@@ -171,7 +171,6 @@ def test_a_machine_that_fails_in_mid_run_costs_a_program_that_run_only(pipeline:
     np.testing.assert_array_equal(again.controlled.array, alone.controlled.array)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "code", "said"),
     [
@@ -460,7 +459,6 @@ def test_a_hub_that_fails_ends_the_command_in_one_line_and_the_next_works(
 # Row 30: a full disk, and a process that is stopped
 
 
-@pytest.mark.slow
 def test_a_command_on_a_full_disk_says_so_and_leaves_nothing(tiny_folder: Path, tmp_path: Path, vcm) -> None:
     out = tmp_path / "out"
     arguments = ["generate", "--model", tiny_folder, "--steps", 1, "--out", out]
@@ -539,7 +537,7 @@ def test_a_cohort_that_the_disk_cannot_hold_is_refused_before_the_work(
     assert not list(tmp_path.rglob("*.npy"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_training_on_a_full_disk_says_so_and_goes_on_where_there_is_room(tmp_path: Path) -> None:
     train = [ROOT / "tests" / "breaking.py", "training", "train", "segmenter", "--out", tmp_path / "model"]
     code, told = ends(command(*train, limit=FILE_LIMIT))
@@ -551,7 +549,7 @@ def test_a_training_on_a_full_disk_says_so_and_goes_on_where_there_is_room(tmp_p
     assert (tmp_path / "model" / "segmenter.safetensors").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_training_that_is_stopped_resumes_to_the_same_weights(tmp_path: Path, how: signal.Signals) -> None:
     def train(folder: str, *more: str) -> subprocess.Popen[str]:
@@ -573,8 +571,7 @@ def test_a_training_that_is_stopped_resumes_to_the_same_weights(tmp_path: Path, 
     assert weights[0] == weights[1]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.long)])
 def test_a_command_that_is_stopped_in_mid_run_leaves_nothing_and_the_next_works(
     tiny_folder: Path, tmp_path: Path, vcm, how: signal.Signals
 ) -> None:

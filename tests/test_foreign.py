@@ -226,7 +226,7 @@ def test_a_grid_whose_first_axis_is_not_left_to_right_is_refused(config: ModelCo
         place(replace(config, grid=Grid(GRID.shape, turned)))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("conditions", [(), ("tumor",)])
 def test_the_command_trains_a_vcm_on_a_backbone_made_elsewhere_that_then_generates(
     source: Path,
@@ -264,7 +264,7 @@ def test_the_command_trains_a_vcm_on_a_backbone_made_elsewhere_that_then_generat
     assert load_model(tmp_path / "new").config == new.config
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_goes_on_with_its_own_conditions_only(source: Path, simulated: None, tmp_path: Path) -> None:
     from vcm.train.stages import train
 
@@ -327,6 +327,7 @@ def test_a_copied_model_knows_where_brains_lie(source: Path, tmp_path: Path) -> 
     assert {path.name for path in copied.iterdir()} == {"config.json", "brain.nii.gz", "SHA256SUMS"}
 
 
+@pytest.mark.long
 def test_a_vcm_learns_from_every_condition_that_can_be_trained(source: Path, simulated: None, tmp_path: Path) -> None:
     from vcm.train.stages import train
 

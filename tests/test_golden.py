@@ -170,7 +170,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_step_at_full_size_needs_less_than_eight_gigabytes() -> None:
     """A condition of 8 labels at 160 x 224 x 160, encoded, and one step of the 553 million weights, in float32."""
     answer = subprocess.run([sys.executable, "-c", _FULL_SIZE_STEP], capture_output=True, text=True, check=False)

@@ -54,7 +54,6 @@ def test_the_same_mask_in_any_orientation_gives_the_same_bits(tiny_model, axcode
     np.testing.assert_array_equal(result.controlled.array, direct.controlled.array)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("axcodes", ["RAS", "LAS", "LPS", "SLA"])
 def test_a_tumor_drawn_on_the_left_is_generated_and_written_on_the_left(axcodes, tmp_path):
     # A mask on a grid of its own: 1 mm voxels, another field of view.
@@ -89,7 +88,6 @@ def test_a_tumor_drawn_on_the_left_is_generated_and_written_on_the_left(axcodes,
     assert change[there].mean() > 3 * change[there[::-1]].mean()
 
 
-@pytest.mark.slow
 def test_the_autoencoder_keeps_a_mark_where_it_is():
     pipeline = Pipeline.from_pretrained("mini", device="cpu")
     shape, affine = pipeline.grid.shape, pipeline.grid.affine

@@ -67,7 +67,6 @@ def write_noise(root: Path, count: int, **suffixes: int) -> Path:
     return root
 
 
-@pytest.mark.slow
 def test_both_layouts_give_the_same_cohort_on_the_models_grid(
     subjects: list[dict[str, Volume]], bids: Path, config: ModelConfig, tmp_path: Path
 ) -> None:
@@ -95,7 +94,6 @@ def test_both_layouts_give_the_same_cohort_on_the_models_grid(
     assert next((tmp_path / "cache").glob(f"*{again.key}*/t1.npy")).stat().st_mtime_ns == stamp
 
 
-@pytest.mark.slow
 def test_a_subject_comes_to_where_it_was_simulated(bids: Path, config: ModelConfig, tmp_path: Path) -> None:
     """LAS, oblique or out of template space: the brain lies where the model expects it."""
     cohort = load_own_cohort(bids, config, tmp_path)
@@ -110,7 +108,6 @@ def test_a_subject_comes_to_where_it_was_simulated(bids: Path, config: ModelConf
     assert [placed[name] == np.eye(4).tolist() for name in sorted(placed)] == [True, True, False]
 
 
-@pytest.mark.slow
 def test_the_command_checks_then_trains_on_ones_own_subjects_then_generates(
     bids: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -122,7 +122,6 @@ def test_the_changelog_knows_the_version():
     assert re.search(rf"^## (Unreleased|{re.escape(__version__)})", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
 
 
-@pytest.mark.slow
 def test_the_wheel_holds_the_model_and_every_file_of_the_package(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     sources = {path for path in (ROOT / "vcm").rglob("*") if path.is_file() and path.suffix not in (".pyc", ".pyi")}
@@ -133,7 +132,6 @@ def test_the_wheel_holds_the_model_and_every_file_of_the_package(wheel):
     assert {"vcm/checkpoints/mini/config.json", "vcm/checkpoints/mini/vcm.safetensors"} <= model <= names
 
 
-@pytest.mark.slow
 def test_an_installed_wheel_generates_from_an_empty_folder(wheel, tmp_path):
     # The wheel itself in an environment of its own; what it depends on is lent by this one, which saves gigabytes.
     environment = tmp_path / "environment"

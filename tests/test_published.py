@@ -180,7 +180,6 @@ main(sys.argv[1:])
 """
 
 
-@pytest.mark.slow
 def test_the_command_fetches_by_hf_endpoint_asks_on_a_cpu_and_generates(
     hub: HubStandIn, weights: Path, tmp_path: Path
 ) -> None:

@@ -63,7 +63,6 @@ def test_leaving_a_contrast_out_changes_no_other(subject):
     np.testing.assert_array_equal(alone.anatomy, subject.anatomy)
 
 
-@pytest.mark.slow
 def test_subjects_made_in_parallel_are_those_made_alone_and_in_order(subject):
     parallel = list(simulate_subjects([SEED, SEED + 1], workers=2))
     assert [made.seed for made in parallel] == [SEED, SEED + 1]
@@ -219,7 +218,6 @@ def test_covariates_are_fractions_of_the_ranges_that_the_configuration_names(ana
     assert 10 <= sum(sexes) <= 30
 
 
-@pytest.mark.slow
 def test_ventricles_grow_and_brains_shrink_with_age_without_being_tied_to_it(anatomies):
     age = np.array([made.covariates.age for made in anatomies])
     ventricles = np.array([made.covariates.ventricular_ml for made in anatomies])

@@ -305,7 +305,7 @@ def test_too_few_large_lesions_are_told(model, cohorts, tmp_path, monkeypatch):
         conduct(model, tmp_path, replace(PLAN, lesion_mm=900))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_cost_of_a_method_counts_the_backbone_and_its_own_encoder(model):
     costs = {name: measure_cost(model, name, PLAN, "cpu") for name in ("vcm", "published")}
     for cost in costs.values():
@@ -355,7 +355,6 @@ def test_the_arms_are_the_tumor_alone_and_three_conditions():
     assert ARMS == {"tumor": ("tumor",), "three": ("tumor", "anatomy", "t2")}
 
 
-@pytest.mark.slow
 def test_a_segmenter_learns_to_find_bright_balls_from_a_few_volumes(tmp_path):
     random = np.random.default_rng(0)
 

@@ -27,7 +27,7 @@ def launched(tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_all_processes_come_to_the_same_weights_from_batches_of_their_own(launched):
     first, second = (json.loads((launched / f"line-{index}.json").read_text()) for index in (0, 1))
     assert first["weights"] == second["weights"]
@@ -37,7 +37,7 @@ def test_all_processes_come_to_the_same_weights_from_batches_of_their_own(launch
     assert first["weights"]["own.weight"] != first["weights"]["unused.weight"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_process_validates_and_writes_for_all(launched):
     first, second = (json.loads((launched / f"line-{index}.json").read_text()) for index in (0, 1))
     assert first["validated"] == [2, 4]
@@ -46,7 +46,7 @@ def test_one_process_validates_and_writes_for_all(launched):
     assert [entry["step"] for entry in log] == [2, 2, 4, 4]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_stage_trained_by_a_team_is_a_model_folder_and_says_so(launched):
     model = load_model(launched / "made")
     assert model.adapter.modalities == ("tumor", "anatomy")

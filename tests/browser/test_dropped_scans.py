@@ -12,7 +12,7 @@ from vcm.data.simulate import Subject
 from vcm.research.evaluate.modalities import thicken
 from vcm.volume import Volume
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = pytest.mark.browser
 
 READ_MS = 60_000
 

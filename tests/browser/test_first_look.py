@@ -21,7 +21,7 @@ from at_the_page import (
 )
 from playwright.sync_api import Page, expect
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = pytest.mark.browser
 
 
 def box(page: Page, selector: str) -> dict[str, float]:

@@ -27,7 +27,7 @@ from tiny import build_tiny_model
 
 from vcm.pipeline import Pipeline
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ from vcm.pipeline import Pipeline
 from vcm.recipe import request_from_recipe
 from vcm.volume import Volume
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from tiny import build_tiny_model
 
 from vcm.pipeline import Pipeline
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = pytest.mark.browser
 
 BUSY = "setTimeout(() => { const end = performance.now() + 5000; while (performance.now() < end); }, 400)"
 

@@ -10,7 +10,7 @@ from vcm.pipeline import Pipeline
 from vcm.ui.learn.lesson_kinds import KINDS, TABS
 from vcm.ui.learn.tour import STEPS
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")

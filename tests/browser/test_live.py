@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 from vcm.pipeline import Pipeline
 from vcm.ui.sections.live import LIVE_STEPS
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = pytest.mark.browser
 
 QUICK_MS = 60_000
 STROKES = 20

@@ -14,7 +14,7 @@ import pytest
 from at_the_page import DESK, PageAt, Studio, draw_blob, generate, open_page, set_seed
 from playwright.sync_api import Page, expect
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 180

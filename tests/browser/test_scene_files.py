@@ -11,7 +11,7 @@ from tiny import build_tiny_model
 
 from vcm.pipeline import Pipeline
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = pytest.mark.browser
 
 CAMERA = "id => document.querySelector(id)._fullLayout.scene._scene.getCamera().eye"
 

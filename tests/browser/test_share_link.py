@@ -27,7 +27,7 @@ from vcm.pipeline import Pipeline
 from vcm.recipe_link import MAX_LINK_CHARS
 from vcm.volume import Volume
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = pytest.mark.browser
 
 MAY_COPY = {"permissions": ["clipboard-read", "clipboard-write"]}
 

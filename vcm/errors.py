@@ -1,4 +1,4 @@
-"""The error that every unreadable or unusable volume ends in, and how a lack of memory is told from other errors."""
+"""The error raised for every unreadable or unusable volume, and how a lack of memory is recognised."""
 
 
 class VolumeError(ValueError):

@@ -76,7 +76,7 @@ class Pipeline:
         config: of the model; `grid` is the voxel grid that every volume lies on.
         backbone: the frozen latent diffusion model.
         adapter: the VCM.
-        segmenter: the model's independent judge, which only ever measures; None where the model has none.
+        segmenter: the model's independent segmenter, which only measures; None where the model has none.
         brain: (X, Y, Z) on the model grid, where brains lie; a tumor outside is said. None where the model has none.
         device: what the networks are on.
         precision: what sampling computes in, "float32" or "bfloat16" (by autocast).
@@ -407,7 +407,7 @@ class Pipeline:
 
 
 def _hash_condition(prepared: PreparedCondition) -> str:
-    """Return a hash of what is encoded; labels are told by themselves, at a third of the bytes."""
+    """Return a hash of what is encoded; for labels, of the volume itself, which has a third of the bytes."""
     return hash_array(prepared.volume.array if prepared.scan is None else prepared.tensor.numpy())
 
 

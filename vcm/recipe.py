@@ -173,7 +173,7 @@ def save_recipe(recipe: Mapping[str, Any], path: str | os.PathLike[str]) -> None
 def recipe_key(recipe: Mapping[str, Any]) -> str:
     """Return a SHA-256 that two recipes share exactly if their runs give the same result; a key for caches."""
     conditions = {
-        name: {key: value for key, value in entry.items() if key != "data"}  # told by its own hash
+        name: {key: value for key, value in entry.items() if key != "data"}  # it has a hash of its own
         for name, entry in recipe["conditions"].items()
     }
     canonical = json.dumps({**recipe, "conditions": conditions}, sort_keys=True, allow_nan=False)
@@ -241,7 +241,7 @@ def differing_conditions(recipe: Mapping[str, Any], wanted: Mapping[str, Any]) -
 
 
 def _content(entry: Any) -> Any:
-    """Return what tells a condition from another; its data are told by their hash, and may be packed otherwise."""
+    """Return what identifies a condition; its data are identified by their hash, since they may be packed otherwise."""
     if not isinstance(entry, Mapping):
         return None
     return *(entry.get(key) for key in ("shape", "affine", "sha256")), _content(entry.get("fill"))

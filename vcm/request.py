@@ -169,7 +169,7 @@ def _read_number(name: str, value: Any, low: float, high: float, unit: str = "")
 
 
 def _read_whole(name: str, value: Any, low: int, high: int) -> int:
-    # 20.0 is a whole number too: pages and JSON do not tell it from 20.
+    # 20.0 is a whole number too: pages and JSON do not distinguish it from 20.
     if not _is_number(value) or not low <= value <= high or value != int(value):
         raise ValueError(f"{name} is {_show(value)}; it must be a whole number from {low} to {high}.")
     return int(value)

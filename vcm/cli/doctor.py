@@ -49,7 +49,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class StepProbe:
-    """Numbers that tell one denoising step from another: values of its tensors at evenly spread places."""
+    """Numbers that identify a denoising step: values of its tensors at evenly spread places."""
 
     features: list[float]
     epsilon: list[float]

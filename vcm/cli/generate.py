@@ -157,7 +157,7 @@ def _repeat(
     request = request_from_recipe(recipe, scans)
     precision = sampling_precision(recipe)
     model = model or model_name(recipe)
-    find_vcm_weights(model, vcm_weights)  # what is missing is told before what a run would take
+    find_vcm_weights(model, vcm_weights)  # missing weights are reported before the estimate of a run's cost
     _confirm_cost(model, device, request, yes)
     pipeline = Pipeline.from_pretrained(model, device=device, precision=precision, vcm_weights=vcm_weights)
     for note in check_environment(recipe, pipeline.environment):
@@ -216,13 +216,13 @@ def _generate_all(
     cases = find_cases(conditions, fill)
     for case in cases:
         refuse_own_files(case.files, case.fill, out if case.name is None else out / case.name)
-    plain = GenerationRequest(**settings)  # a wrong number is told before a model is loaded
+    plain = GenerationRequest(**settings)  # a wrong number is refused before a model is loaded
     single = len(cases) == 1 and cases[0].name is None
     if single and shard.index:
         typer.echo(ONE_VOLUME)
         return
     request = load_request(cases[0], settings) if single else None
-    weights = find_vcm_weights(model, vcm_weights)  # what is missing is told before what a run would take
+    weights = find_vcm_weights(model, vcm_weights)  # missing weights are reported before the estimate of a run's cost
     _check_conditions({name for case in cases for name in case.files}, model, weights)
     if request is not None and register:
         request = place_request(request)
@@ -405,7 +405,7 @@ def case(
     if scan is not None:
         labels, placed_mm = place_with_scan(labels, Volume.load(scan))
     request = GenerationRequest({TUMOR: labels}, seed=seed, num_inference_steps=steps)
-    find_vcm_weights(model, vcm_weights)  # what is missing is told before what a run would take
+    find_vcm_weights(model, vcm_weights)  # missing weights are reported before the estimate of a run's cost
     _confirm_cost(model, device, request, yes, runs=seeds)
     pipeline = Pipeline.from_pretrained(model, device=device, precision=precision, vcm_weights=vcm_weights)
     calibration = load_calibration(find_model(model), pipeline.environment.weights)

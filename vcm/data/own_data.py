@@ -307,7 +307,7 @@ def _split(exams: Sequence[Exam]) -> tuple[list[Exam], int]:
 
 
 def _build_key(root: Path, exams: Sequence[Exam], roles: Sequence[str], grid: Grid) -> str:
-    """Return what tells these files on this grid from any other, or from themselves after a change."""
+    """Return a hash that identifies these files, in this version, on this grid."""
     facts: list[object] = [grid.shape, grid.affine.tolist(), list(roles)]
     for exam in exams:
         for role in roles:

@@ -65,7 +65,7 @@ _STREAMS = ("anatomy", "lesion", "t1", "t2", "flair", "head")
 
 @dataclass(frozen=True)
 class Covariates:
-    """What BrainLDM's U-Net is told, each in [0, 1] but for clipping: sex (1 = male), age, and two measured volumes."""
+    """The covariates of BrainLDM's U-Net, each in [0, 1] after clipping: sex (1 = male), age, two measured volumes."""
 
     sex: float
     age: float

@@ -45,7 +45,7 @@ class PreparedCondition:
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """What a run knows beside the volume of a condition.
+    """What is given of a run beside the volume of a condition.
 
     Attributes:
         num_labels: of a modality whose number of labels the model sets.

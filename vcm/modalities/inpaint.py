@@ -15,7 +15,7 @@ RING_MM = 8.0
 """How far around the hole the levels of both volumes are compared."""
 
 BLEND_MM = 4.0
-"""How far into the hole the scan's border is heard."""
+"""Blend width: how far into the hole the scan's border affects the result."""
 
 _GAIN_RANGE = (0.5, 2.0)  # what a scanner's settings change; beyond it the two show different things
 _FEWEST_VOXELS = 20

@@ -44,7 +44,7 @@ def follow_slices(
 ) -> NDArray[np.float32]:
     """Return a sample that is nearer to thick slices and still what the model can make (alternating projections).
 
-    A sampler knows the slices as the VCM has learned to read them; here their voxels have a say. The last projection
+    The sampler depends on the slices only through the VCM; here their voxels are enforced. The last projection
     is the model's, so `agree_with_slices` has to follow in the scan's own units.
 
     Args:

@@ -15,7 +15,7 @@ from vcm.model.config import ConditionEncoderConfig
 
 CONDITION_GAIN = 50.0
 """A freshly initialised encoder turns a 0-or-1 map into features of about 0.1 or less; beside latents and noise of
-about 1 a U-Net hardly hears them, and learning stalls. The first convolution starts this much larger."""
+about 1 they hardly affect a U-Net, and learning stalls. The first convolution starts this much larger."""
 
 
 class ConditionReader(nn.Module):

@@ -30,7 +30,7 @@ TEMPLATE_FOLDER = Path(__file__).parents[1] / "data" / "template"
 TOLERANCE_MM = 12.0
 """How far the brain's surface may lie from the template's for a scan to be in its place: heads differ by less."""
 FOUND = 0.65
-"""How alike to the template a scan must be after a registration that is believed."""
+"""The least correlation with the template at which a registration is accepted."""
 
 _SPACING_MM = 4.0  # of what is compared: finer would take longer and, at 7 parameters, place no better
 _COARSE_MM = 8.0
@@ -109,7 +109,7 @@ class Placed(NamedTuple):
 def place_head(name: str, scan: Volume, known: Iterable[Placement | None] = ()) -> Placed:
     """Bring a scan to template space by what it shows: headers name spaces that the voxels are not in.
 
-    It is turned and shifted but keeps its size: the model knows heads of many sizes.
+    It is rotated and shifted but keeps its size: the model was trained on heads of many sizes.
 
     Args:
         name: of the image condition that it is for.

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from vcm.runtime.convolution import conv3d
 
-_NEIGHBORHOOD = 3  # latent cells along each axis that a patch of voxels is told from
+_NEIGHBORHOOD = 3  # latent cells along each axis that a patch of voxels is estimated from
 _MOST_VOXELS = 2**21  # decoding more takes minutes on a CPU
 _MIDDLE = 10  # cells along each axis of the middle: a few seconds, and ten times what the fit needs
 _RIDGE = 1e-3  # keeps channels that hardly vary from being amplified

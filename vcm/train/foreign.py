@@ -184,7 +184,7 @@ class Placement:
         return translated
 
     def _key(self, cohort: Cohort) -> str:
-        """Return what tells this cohort on this grid from any other."""
+        """Return a hash that identifies this cohort on this grid."""
         digest = hashlib.sha256(repr((self.target.shape, self.target.affine.tolist(), list(cohort.seeds))).encode())
         for array in (cohort.tumor[0], *(images[0] for images in cohort.images.values())):
             digest.update(np.ascontiguousarray(array).tobytes())

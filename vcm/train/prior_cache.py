@@ -107,7 +107,7 @@ class PriorCache:
         return to_velocity(epsilon, noisy, self._backbone.alphas_cumprod[timesteps]).cpu()
 
     def _key(self) -> str:
-        """Return what tells this prior on these latents from any other."""
+        """Return a hash that identifies this prior on these latents."""
         latents = self._pairs.latents
         digest = hashlib.sha256(hash_weights(self._backbone.diffusion).encode())
         digest.update(repr((tuple(latents.shape), self._pairs.prefix.name)).encode())

@@ -241,7 +241,7 @@ def _load_own(
 ) -> OwnCohort:
     """Return the user's own subjects on the grid of the model to train for, once all of them are sound."""
     config = _find_config(folder, model)
-    adapter = choose_adapter(config, conditions)  # a name that is none is told before any file is opened
+    adapter = choose_adapter(config, conditions)  # an unknown name is refused before any file is opened
     return load_own_cohort(data, replace(config, adapter=adapter), cache, conditions)
 
 

@@ -38,7 +38,7 @@ VCM_LOOP = LoopConfig(
 OWN_DATA_LOOP = LoopConfig(
     steps=2000, learning_rate=5e-4, warmup_steps=50, save_every=100, validate_every=100, ema_decay=0.99, patience=5
 )
-"""For a few subjects of one's own, usually from the weights of a VCM that knows the conditions already."""
+"""For a few subjects of one's own, usually from the weights of a VCM that was trained on these conditions before."""
 
 OWN_DATA_PASSES = 6
 """As `VCMRecipe.passes`: of few subjects, each is noised more often."""

@@ -82,7 +82,7 @@ class Actions:
     # ---- A run -------------------------------------------------------------------------------------------------------
 
     def start(self, request: gr.Request) -> Updates:
-        """Say at once that the click was heard; the run itself may have to wait for its place."""
+        """Show at once that the click was received; the run itself may have to wait in the queue."""
         page = self._page
         self._strokes.begin(request.session_hash)  # a quick run that is under way makes room
         return {
@@ -129,7 +129,7 @@ class Actions:
             yield {page.status: words.status(explain(error), kind="error")}
 
     def begin_stroke(self, adherence: str, shown: Shown | None, request: gr.Request) -> Updates:
-        """Give a stroke its number, and say that it was heard; takes what `stop` takes."""
+        """Number a stroke and show that it was received; takes the arguments of `stop`."""
         page, number = self._page, self._strokes.begin(request.session_hash)
         return self.stop(adherence, shown) | {page.live.stroke: number, page.status: words.live(LIVE_STEPS)}
 

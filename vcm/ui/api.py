@@ -40,7 +40,7 @@ _SETTINGS: dict[str, tuple[Any, str]] = {
     "brain_volume": (float, "0 to 1 of the range that the model has seen."),
     "compare": (bool, "whether to generate the uncontrolled volume, too."),
 }
-"""The settings of a request, their types, and what is told of them."""
+"""The settings of a request, their types and their descriptions."""
 
 _WHAT = """\
 Generate a 3D brain MRI that follows label maps and scans, and the uncontrolled one of the same noise.

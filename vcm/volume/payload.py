@@ -63,7 +63,7 @@ class Payload:
 
 @contextmanager
 def open_payload(path: str | os.PathLike[str]) -> Iterator[Payload]:
-    """Open a file for bounded reading; whether it is gzip is told by its first bytes, not by its name.
+    """Open a file for bounded reading; whether it is gzip is decided by its first bytes, not by its name.
 
     Raises:
         VolumeError: there is no such file, it is no regular file, it is empty, or it is larger than

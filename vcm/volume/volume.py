@@ -369,7 +369,7 @@ def _qform(header: nib.Nifti1Header) -> Affine:
 
 
 def _describe_change(before: Volume, after: Volume, interpolated: bool) -> tuple[str, ...]:
-    """Return the sentences that tell a user what a change of grid did."""
+    """Return the sentences that describe to a user what a change of grid did."""
     if interpolated:
         return (f"Resampled from {_describe_grid(before)} to {_describe_grid(after)}.",)
     notes: tuple[str, ...] = ()

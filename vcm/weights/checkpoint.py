@@ -31,7 +31,7 @@ SEGMENTER_FILE = "segmenter.safetensors"
 BRAIN_FILE = "brain.nii.gz"
 """A mask on the model grid of where brains lie, so that a tumor drawn elsewhere can be said."""
 STEP_FILE = "verified_step.json"
-"""Numbers of one denoising step, by which `vcm doctor` tells whether it comes out the same."""
+"""Numbers of one denoising step, with which `vcm doctor` compares that step on this machine."""
 SUMS_FILE = "SHA256SUMS"
 
 WHITENING = ("latent_mean", "latent_std")

@@ -120,7 +120,7 @@ def load_vcm(where: str | Path, revision: str | None = None) -> VCM:
 
 
 def peek_conditions(config: ModelConfig, where: str | Path | None) -> tuple[str, ...] | None:
-    """Return the conditions that a model will take, without loading weights; None where only a fetch could tell.
+    """Return the conditions that a model will take, without loading weights; None where that needs a download.
 
     Args:
         config: of the model.

@@ -22,7 +22,7 @@ LARGEST_MISS, LARGEST_SHARE = 0.06, 0.35
 """A contrast is right within the larger of the two: of intensities in [0, 1], and as a share of the original's."""
 
 FEWEST_VOXELS = 8
-"""A label or a ring of fewer has no mean to speak of."""
+"""A label or a ring of fewer voxels is not measured: its mean would be noise."""
 
 LEVELS = (100, 300, 500, 700, 900)
 """Timesteps at which one step is compared with the truth."""
@@ -55,7 +55,7 @@ def measure_contrasts(volume: NDArray, tumor: NDArray[np.uint8], anatomy: NDArra
 
 
 def is_right(found: float, original: float) -> bool:
-    """Tell whether a contrast is that of the original, as well as a person could tell."""
+    """Return whether a contrast is as near to the original's as a person could see."""
     return abs(found - original) <= max(LARGEST_MISS, LARGEST_SHARE * abs(original))
 
 

@@ -247,7 +247,7 @@ def _compare_contrasts(subject: Subject, controlled: NDArray) -> dict[str, list[
 
 
 def _measure_uncontrolled(pipeline: Pipeline, plan: EvaluationPlan) -> Section:
-    """The frozen prior alone: does it obey its covariates, and are its volumes as real and as varied as the cohort?"""
+    """The frozen prior alone: how well it follows its covariates, and how realistic and varied its volumes are."""
     config = pipeline.config.covariates
     if config.ventricular_ml is None or config.brain_ml is None:
         raise ValueError("The model's configuration does not say what its volume covariates stand for.")

@@ -34,7 +34,7 @@ YARDSTICKS = {
     "lowres, 8 mm": "slices of 8 mm, cubic interpolation",
     "t2 + flair": "t2 + flair, U-Net regressor",
 }
-"""What a row is worth is told beside what needs no model, or a model that can do this one thing."""
+"""Each row stands beside methods that need no model, or a model trained for this task alone."""
 
 _FIGURES = ("psnr_db", "ssim", "hole_psnr_db", "tumor_dice", "ventricle_dice")
 
@@ -169,7 +169,7 @@ def _thickness(factor: int) -> str:
 
 
 def _run_unenforced(pipeline: Pipeline, request: GenerationRequest) -> NDArray[np.float32]:
-    """Return a volume in the units of its thick slices that knows of them by the VCM alone."""
+    """Return a volume in the units of its thick slices that depends on them through the VCM alone."""
     job = pipeline.plan(request)
     slices = job.conditions[LOWRES]
     assert slices.scan is not None, "slices are a scan"

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 _WEIGHTS = ".safetensors"
-_DIGITS = 12  # of a sum: enough to tell weights apart, and SHA256SUMS has all 64
+_DIGITS = 12  # of a sum: enough to identify weights; SHA256SUMS has all 64
 
 
 def spell_command(command: str, plan: Mapping[str, Any], usual: object, options: Mapping[str, str]) -> str:

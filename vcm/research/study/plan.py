@@ -1,4 +1,4 @@
-"""Which trainings the study is made of, in which order, and what each may be told apart by."""
+"""Which trainings the study consists of, in which order, and what identifies each."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def tuning_runs(method: str, plan: StudyPlan) -> list[Run]:
 
 
 def list_runs(plan: StudyPlan) -> Iterator[Run]:
-    """Yield every training, the most telling ones first; the chosen rate's of `tuning_runs` is not done again."""
+    """Yield every training, the most informative ones first; the chosen rate's of `tuning_runs` is not done again."""
     for method in BUILDERS:
         yield from tuning_runs(method, plan)
     for samples in plan.sizes:

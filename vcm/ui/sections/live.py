@@ -23,7 +23,7 @@ class Live:
 
 
 class Strokes:
-    """The newest stroke of each visitor, so that a run knows when it is of one that nobody waits for any more.
+    """The newest stroke of each visitor, so that a run of an older stroke can be stopped.
 
     Cancelling by the browser would not do: what still waits in the queue is not cancelled.
     """

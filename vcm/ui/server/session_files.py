@@ -69,7 +69,7 @@ def _find_folder(request: gr.Request | None) -> Path:
 
 
 def leave_session(request: gr.Request, grace_seconds: float = GRACE_SECONDS) -> None:
-    """Let all files of a visitor whose page was closed go, unless the page is heard of within `grace_seconds`."""
+    """Delete all files of a visitor whose page was closed, unless the page sends a request within `grace_seconds`."""
     folder = _find_folder(request)
     if folder.is_dir():
         with suppress(OSError):
